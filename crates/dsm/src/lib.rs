@@ -1,1 +1,15 @@
-//! (to be written)
+//! Coherent guest memory: runs the protocol of `lev-coherence` on userfaultfd.
+//!
+//! An [`Engine`] owns the guest pages of one node. Page faults arrive through userfaultfd, frames of other nodes
+//! through [`Engine::on_frame`]; both become events of the page's state machine, whose actions become system calls
+//! and frames. See `docs/design/0004-coherence.md`.
+
+mod api;
+mod counters;
+mod engine;
+mod error;
+
+pub use api::{Backing, EngineConfig, PageLink, PoolMapping, SegmentSpec};
+pub use counters::{Counters, HotPage, LATENCY_BUCKETS};
+pub use engine::Engine;
+pub use error::DsmError;

@@ -1,0 +1,69 @@
+//! What the engine asks of its surroundings and what it is told: plain types, no behaviour.
+
+use crate::DsmError;
+use lev_wire::cluster::EngineOptions;
+use lev_wire::frame::Header;
+use lev_wire::{NodeId, PageNumber};
+use std::os::fd::OwnedFd;
+
+/// The way to the other nodes. Implemented by the transport; the engine never sees a socket.
+pub trait PageLink: Send + Sync {
+    /// Queues one frame for node `to`: `header`, then `parts` one after the other (`header.len` is their sum).
+    /// Never blocks on the peer; frames to one peer arrive in the order of the calls. Called with page locks held,
+    /// so it must not call back into the engine. A lost peer is reported elsewhere, never here.
+    fn send(&self, to: NodeId, header: Header, parts: &[&[u8]]);
+}
+
+/// Memory that is the same on all nodes: a memfd, the resource file of a shared memory device, a dax device.
+/// Pages of guest memory are mapped onto it one by one, `MAP_SHARED | MAP_FIXED`.
+#[derive(Debug)]
+pub struct PoolMapping {
+    /// The file to map.
+    pub fd: OwnedFd,
+    /// First byte of the pool in the file, a multiple of the page size.
+    pub offset: u64,
+    /// Bytes; the engine uses whole pages only.
+    pub len: u64,
+}
+
+/// How to start an [`Engine`](crate::Engine).
+pub struct EngineConfig {
+    /// This node.
+    pub me: NodeId,
+    /// Nodes of the cluster; ids are `0..nodes`.
+    pub nodes: u16,
+    /// Tunables.
+    pub options: EngineOptions,
+    /// The hot-page pool; the same on all nodes or absent on all nodes.
+    pub pool: Option<PoolMapping>,
+    /// Called once at most, from any thread, when the engine can no longer keep memory coherent: end the VM.
+    pub on_fatal: Box<dyn Fn(DsmError) + Send + Sync>,
+}
+
+/// What guest memory is made of in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Private anonymous memory (`MAP_PRIVATE | MAP_ANONYMOUS`).
+    Anonymous,
+    /// Shared memory of a tmpfs file or memfd (`MAP_SHARED`).
+    Shmem,
+}
+
+/// A run of guest memory that becomes coherent.
+#[derive(Clone, Debug)]
+pub struct SegmentSpec {
+    /// Number of the first page.
+    pub first_page: PageNumber,
+    /// Pages in the segment.
+    pub pages: u64,
+    /// Where the segment is mapped in this process, aligned to a page, readable and writable.
+    pub local: *mut u8,
+    /// Homes in page order: so many pages at that node; the counts add up to `pages`.
+    pub homes: Vec<(u64, NodeId)>,
+    /// What is mapped at `local`.
+    pub backing: Backing,
+}
+
+// SAFETY: `local` is an address that the engine uses only through system calls and volatile copies, from any
+// thread; the owner of the mapping keeps it in place until `Engine::stop`.
+unsafe impl Send for SegmentSpec {}
