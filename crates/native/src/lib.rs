@@ -1,1 +1,35 @@
-//! (to be written)
+//! `leviathan._native`: what Python and the Rust programs must agree on, answered by the Rust side.
+//!
+//! The cluster file is written by Python and read by the head with [`lev_wire::cluster::Cluster`]. Checking it here,
+//! with the same type, turns a disagreement into an error before anything starts instead of a failure inside QEMU.
+
+use pyo3::prelude::*;
+
+/// Python module `leviathan._native`; its signatures are in `python/leviathan/_native.pyi`.
+#[pymodule]
+mod _native {
+    use lev_wire::cluster::{Cluster, EngineOptions};
+    use pyo3::exceptions::PyValueError;
+    use pyo3::prelude::*;
+
+    /// Version of the workspace that this module was built from.
+    #[pyfunction]
+    fn version() -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Raises `ValueError` (with line and column) if `text` is not a cluster description that the head can read.
+    #[pyfunction]
+    fn check_cluster(text: &str) -> PyResult<()> {
+        serde_json::from_str::<Cluster>(text)
+            .map(drop)
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    /// The engine's tunables with their defaults, as JSON.
+    #[pyfunction]
+    fn engine_defaults() -> PyResult<String> {
+        serde_json::to_string(&EngineOptions::default())
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}

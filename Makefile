@@ -1,0 +1,113 @@
+# One front door. `make` alone lists what there is; every target installs what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAGE := python/leviathan/_bin
+TRIPLE := x86_64-unknown-linux-gnu
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export CARGO_TERM_COLOR ?= auto
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+say = @printf '\033[1m==>\033[0m %s\n' '$(1)' >&2
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+# --- what a user runs -------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: build ## boot one VM over two nodes and check it from inside (the main job)
+	@$(BIN)/lev demo
+
+.PHONY: bench
+bench: build ## boot times: stock QEMU, one node, two nodes with and without the pool
+	@$(BIN)/lev bench boot
+
+.PHONY: install
+install: ## apt packages that are missing (asks before using sudo; silent when all is there)
+	@tools/install-packages
+
+.PHONY: build
+build: install programs $(BIN)/.native ## everything, into .venv and python/leviathan/_bin
+
+# --- Rust -------------------------------------------------------------------------------------------------------------
+
+# Two builds: what runs on this host links libc dynamically (the facade must, it loads into QEMU); what runs inside
+# machines without any library is static.
+.PHONY: programs
+programs: install
+	$(call say,building the node and facade (cargo))
+	@cargo build --release --locked -p lev-node -p lev-facade
+	$(call say,building the static programs for lab machines and guests (cargo))
+	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) -p lev-agent -p lev-guest
+	@mkdir -p $(STAGE)
+	@install -C -m 755 $(TARGET)/release/lev-node $(TARGET)/release/liblev_facade.so \
+	    $(TARGET)/$(TRIPLE)/release/lev-agent $(TARGET)/$(TRIPLE)/release/lev-guest $(STAGE)/
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+$(BIN)/.packages: pyproject.toml
+	@$(MAKE) install
+	$(call say,making the virtual environment $(VENV) (pip))
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet 'maturin>=1.9,<2'
+	@touch $@
+
+$(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock $(wildcard crates/native/src/*.rs crates/native/Cargo.toml crates/wire/src/*.rs)
+	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked --extras dev
+	@touch $@
+
+.PHONY: wheel
+wheel: build ## dist/leviathan-*.whl with all programs inside
+	$(call say,packing the wheel (maturin))
+	@rm -rf dist
+	@$(BIN)/maturin build --quiet --release --locked --out dist
+	@ls dist/*.whl
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-fast test-wheel test-vm ## all tests, the fast ones first
+
+.PHONY: test-fast
+test-fast: build ## everything that needs no virtual machine (under two minutes)
+	$(call say,Rust unit tests)
+	@cargo test --quiet --workspace --locked
+	$(call say,Python unit tests)
+	@$(BIN)/pytest tests/unit -q
+
+.PHONY: test-wheel
+test-wheel: wheel ## the built wheel, installed into a fresh environment
+	$(call say,testing the wheel in a fresh environment)
+	@LEV_TEST_WHEEL="$$(ls dist/*.whl)" $(BIN)/pytest tests/unit/test_packaging.py -q -m slow
+
+.PHONY: test-vm
+test-vm: build ## tests that boot machines
+	$(call say,tests that boot machines)
+	@$(BIN)/pytest tests/vm -m vm
+
+.PHONY: lint
+lint: build ## formatters, clippy, ruff, mypy, stubtest: no warnings allowed
+	$(call say,Rust: rustfmt and clippy)
+	@cargo fmt --all --check
+	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	$(call say,Python: ruff and mypy)
+	@$(BIN)/ruff format --check python tests examples
+	@$(BIN)/ruff check python tests examples
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest leviathan._native --mypy-config-file pyproject.toml
+
+.PHONY: clean
+clean: ## removes what was built (not the virtual environment)
+	@rm -rf target dist build $(STAGE)/lev-* $(STAGE)/liblev_facade.so python/leviathan/_native*.so $(BIN)/.native
+	@find python tests -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
