@@ -1,0 +1,193 @@
+"""The description of one giant VM: what a user writes in TOML or Python, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from leviathan.model.sizes import GIB, MIB, Size, format_size, parse_size
+
+__all__ = ["Engine", "LabOptions", "Machine", "NodeShare", "Pool", "Timeouts"]
+
+MAX_NODES = 16
+MAX_CPUS = 254
+"""Local APIC ids are 8 bits wide (xAPIC) and 255 means everybody."""
+MIN_MEMORY = 128 * MIB
+MIN_SHARE = 32 * MIB
+SHARE_UNIT = 2 * MIB
+"""Shares are cut at the size of a large page."""
+MAX_MEMORY = 960 * GIB
+"""Above this, QEMU moves memory around the HyperTransport hole of AMD's address map."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+
+
+class NodeShare(_Strict):
+    """What one node contributes."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] | None = None
+    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)]
+    memory: Size
+
+    @field_validator("memory")
+    @classmethod
+    def _whole_large_pages(cls, memory: int) -> int:
+        if memory % SHARE_UNIT or memory < MIN_SHARE:
+            raise ValueError(f"a node's share is a multiple of 2M and at least {format_size(MIN_SHARE)}")
+        return memory
+
+
+class Pool(_Strict):
+    """Memory that all nodes map, for pages whose ownership bounces."""
+
+    enabled: bool = True
+    size: Size = 64 * MIB
+
+
+class Engine(_Strict):
+    """Tunables of the coherence engine; ``None`` leaves the engine's default."""
+
+    promote_after: Annotated[int, Field(ge=1)] | None = None
+    """Move a page into the pool after so many ownership changes."""
+    hold_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Shortest time that a granted page stays, microseconds."""
+    stripes: Annotated[int, Field(ge=1, le=64)] | None = None
+    """userfaultfd contexts that guest memory is striped over."""
+    zero_block: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
+    """Largest zero-fill at once, pages."""
+
+
+class Timeouts(_Strict):
+    """Limits of every wait, seconds."""
+
+    lab: Annotated[float, Field(gt=0)] = 120
+    """A lab machine boots and its agent answers."""
+    workers: Annotated[float, Field(gt=0)] = 30
+    """A worker listens."""
+    ready: Annotated[float, Field(gt=0)] = 60
+    """The head has connected all workers and QEMU runs the first instruction."""
+    boot: Annotated[float, Field(gt=0)] = 300
+    """The guest's init is up."""
+    stop: Annotated[float, Field(gt=0)] = 20
+    """QEMU ends after the guest powered off."""
+
+
+class LabOptions(_Strict):
+    """Lab machines, for hosts without usable KVM."""
+
+    machines: Annotated[int, Field(ge=1, le=MAX_NODES)] = 1
+    """Lab VMs; 1 holds all nodes, else each node has its own."""
+    cpus: Annotated[int, Field(ge=1, le=64)] | None = None
+    memory: Size | None = None
+
+
+def _number_or_shares(value: Any) -> str:
+    return "shares" if isinstance(value, list) else "number"
+
+
+Nodes = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_NODES), Tag("number")]
+    | Annotated[list[NodeShare], Field(min_length=1, max_length=MAX_NODES), Tag("shares")],
+    Discriminator(_number_or_shares),
+]
+
+
+class Machine(_Strict):
+    """One giant VM.
+
+    ``nodes`` is a number (equal shares), a list of shares, or 0: the same guest under stock QEMU and KVM, as a baseline.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = "leviathan"
+    cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = 4
+    memory: Size = GIB
+    nodes: Nodes = 2
+    kernel: Path | None = None
+    """A bzImage; ``None``: the distribution's cloud kernel."""
+    initrd: Path | None = None
+    """An initramfs of the user's own; ``None``: ours, which can run commands."""
+    append: str = ""
+    """More words for the kernel's command line."""
+    add: Path | None = None
+    """A folder whose files go into the guest's root."""
+    qemu: str = "qemu-system-x86_64"
+    qemu_args: list[str] = []
+    on: Literal["auto", "native", "lab"] = "auto"
+    encrypt: Literal["auto", "on", "off"] = "auto"
+    numa_distance: Annotated[int, Field(ge=11, le=254)] = 20
+    pool: Pool = Pool()
+    engine: Engine = Engine()
+    lab: LabOptions = LabOptions()
+    timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _totals_from_shares(cls, data: Any) -> Any:
+        """With shares listed, totals that are not given are their sums; wrong shares are reported by their own fields."""
+        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+            return data
+        try:
+            shares = [
+                (share.cpus, share.memory)
+                if isinstance(share, NodeShare)
+                else (int(share["cpus"]), parse_size(share["memory"]))
+                for share in data["nodes"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            return data
+        totals = {"cpus": sum(cpus for cpus, _ in shares), "memory": sum(memory for _, memory in shares)}
+        return totals | data
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        if not MIN_MEMORY <= self.memory <= MAX_MEMORY:
+            raise ValueError(
+                f"memory = {format_size(self.memory)}: a guest has from {format_size(MIN_MEMORY)} to {format_size(MAX_MEMORY)}"
+            )
+        if isinstance(self.nodes, int):
+            if self.nodes > self.cpus:
+                raise ValueError(f"{self.cpus} CPUs cannot be shared by {self.nodes} nodes: each runs at least one")
+            if self.nodes and self.memory // self.nodes < MIN_SHARE:
+                raise ValueError(
+                    f"memory = {format_size(self.memory)} over {self.nodes} nodes: each holds at least {format_size(MIN_SHARE)}"
+                )
+            if self.memory % SHARE_UNIT:
+                raise ValueError(f"memory = {self.memory} bytes is not a multiple of 2M")
+            return self
+        cpus = sum(share.cpus for share in self.nodes)
+        memory = sum(share.memory for share in self.nodes)
+        if cpus != self.cpus:
+            raise ValueError(f"cpus = {self.cpus}, but the nodes' shares add up to {cpus}")
+        if memory != self.memory:
+            raise ValueError(f"memory = {format_size(self.memory)}, but the nodes' shares add up to {format_size(memory)}")
+        names = [share.name or f"node{index}" for index, share in enumerate(self.nodes)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two nodes are called {twice[0]}")
+        return self
+
+    @property
+    def stock(self) -> bool:
+        """True for the baseline: no facade, no workers."""
+        return self.nodes == 0
+
+    def shares(self) -> list[NodeShare]:
+        """Every node's share, the head first, all with a name. The baseline has one share, the whole machine."""
+        if not isinstance(self.nodes, int):
+            return [
+                share.model_copy(update={"name": share.name or f"node{index}"}) for index, share in enumerate(self.nodes)
+            ]
+        count = max(self.nodes, 1)
+        each, more = divmod(self.cpus, count)
+        memory = self.memory // count // SHARE_UNIT * SHARE_UNIT
+        rest = self.memory - memory * count
+        return [
+            NodeShare(
+                name=f"node{index}", cpus=each + (1 if index < more else 0), memory=memory + (rest if index == 0 else 0)
+            )
+            for index in range(count)
+        ]
