@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -55,27 +56,22 @@ class LocalProcess:
         """Sends bytes to its standard input; a program that has ended takes none."""
         if self._popen.stdin is None:
             return
-        try:
+        # ValueError: closed by close_stdin.
+        with contextlib.suppress(BrokenPipeError, ValueError):
             self._popen.stdin.write(data)
             self._popen.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass
 
     def close_stdin(self) -> None:
         """Ends its standard input."""
         if self._popen.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._popen.stdin.close()
-            except BrokenPipeError:
-                pass
 
     def signal(self, number: int) -> None:
         """Sends a signal to the program and what it started; no error if it has ended."""
         if self._popen.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Exit code (negative: signal number), or ``None`` when the time is over. All output has been delivered."""

@@ -22,7 +22,7 @@ def program(name: str) -> Path:
     """Path of one program. Raises ``StartError`` if this installation lacks it."""
     path = bin_dir() / name
     if not path.is_file():
-        raise StartError(f"{name} is missing: {path}", hint="in a source tree run `make build`; else reinstall the wheel")
+        raise StartError(f"{path} is missing", hint="in a source tree run `make build`, else reinstall the wheel")
     if not os.access(path, os.X_OK):
         raise StartError(f"{path} is not executable", hint=f"chmod +x {path}")
     return path

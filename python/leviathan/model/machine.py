@@ -99,7 +99,7 @@ Nodes = Annotated[
 class Machine(_Strict):
     """One giant VM.
 
-    ``nodes`` is a number (equal shares), a list of shares, or 0: the same guest under stock QEMU and KVM, as a baseline.
+    ``nodes`` is a number (equal shares), a list of shares, or 0: the same guest under stock QEMU and KVM, as baseline.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -128,8 +128,8 @@ class Machine(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _totals_from_shares(cls, data: Any) -> Any:
-        """With shares listed, totals that are not given are their sums; wrong shares are reported by their own fields."""
-        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+        """Totals that are not given are the shares' sums; wrong shares are reported by their own fields."""
+        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list) or not data["nodes"]:
             return data
         try:
             shares = [
@@ -146,16 +146,14 @@ class Machine(_Strict):
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
         if not MIN_MEMORY <= self.memory <= MAX_MEMORY:
-            raise ValueError(
-                f"memory = {format_size(self.memory)}: a guest has from {format_size(MIN_MEMORY)} to {format_size(MAX_MEMORY)}"
-            )
+            limits = f"from {format_size(MIN_MEMORY)} to {format_size(MAX_MEMORY)}"
+            raise ValueError(f"memory = {format_size(self.memory)}: a guest has {limits}")
         if isinstance(self.nodes, int):
             if self.nodes > self.cpus:
                 raise ValueError(f"{self.cpus} CPUs cannot be shared by {self.nodes} nodes: each runs at least one")
             if self.nodes and self.memory // self.nodes < MIN_SHARE:
-                raise ValueError(
-                    f"memory = {format_size(self.memory)} over {self.nodes} nodes: each holds at least {format_size(MIN_SHARE)}"
-                )
+                shared = f"{format_size(self.memory)} over {self.nodes} nodes"
+                raise ValueError(f"memory = {shared}: each holds at least {format_size(MIN_SHARE)}")
             if self.memory % SHARE_UNIT:
                 raise ValueError(f"memory = {self.memory} bytes is not a multiple of 2M")
             return self
@@ -164,7 +162,9 @@ class Machine(_Strict):
         if cpus != self.cpus:
             raise ValueError(f"cpus = {self.cpus}, but the nodes' shares add up to {cpus}")
         if memory != self.memory:
-            raise ValueError(f"memory = {format_size(self.memory)}, but the nodes' shares add up to {format_size(memory)}")
+            raise ValueError(
+                f"memory = {format_size(self.memory)}, but the nodes' shares add up to {format_size(memory)}"
+            )
         names = [share.name or f"node{index}" for index, share in enumerate(self.nodes)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two nodes are called {twice[0]}")
@@ -178,9 +178,8 @@ class Machine(_Strict):
     def shares(self) -> list[NodeShare]:
         """Every node's share, the head first, all with a name. The baseline has one share, the whole machine."""
         if not isinstance(self.nodes, int):
-            return [
-                share.model_copy(update={"name": share.name or f"node{index}"}) for index, share in enumerate(self.nodes)
-            ]
+            shares = self.nodes
+            return [s.model_copy(update={"name": s.name or f"node{i}"}) for i, s in enumerate(shares)]
         count = max(self.nodes, 1)
         each, more = divmod(self.cpus, count)
         memory = self.memory // count // SHARE_UNIT * SHARE_UNIT
