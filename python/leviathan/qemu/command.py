@@ -1,0 +1,119 @@
+"""The giant VM's QEMU command line.
+
+One machine for every case, so that figures compare: with the facade (``nodes`` >= 1) and as baseline under the
+kernel's own KVM (``nodes = 0``), which differ in the preloaded library, the interrupt controllers and the paravirtual
+CPU features only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from leviathan.model.layout import vcpus
+from leviathan.model.machine import Machine
+from leviathan.model.sizes import format_size
+
+__all__ = ["PORTS", "HeadCommand", "cpu_model", "head_command", "head_environment", "kernel_words", "port_path"]
+
+PORTS = ("stdout", "stderr", "status", "control")
+"""Guest ports ``org.leviathan.NAME``: a command's two streams, the init's reports, and commands to the init."""
+
+PARAVIRTUAL = (
+    "kvmclock",
+    "kvm-asyncpf",
+    "kvm-asyncpf-int",
+    "kvm-pv-eoi",
+    "kvm-steal-time",
+    "kvm-pv-ipi",
+    "kvm-pv-unhalt",
+    "kvm-pv-tlb-flush",
+    "kvm-pv-sched-yield",
+)
+"""Features by which a guest shares memory with one kernel's KVM: meaningless when several kernels run its CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCommand:
+    """What the builder must know beyond the machine; all paths are those on the head's host."""
+
+    qemu: str
+    kernel: str
+    initrd: str
+    folder: str
+    """Where the pipes of the ports are."""
+    tsc_khz: int = 0
+    """Rate of the time-stamp counter; 0 leaves its calibration to the guest."""
+    restart_on_reboot: bool = False
+    """False: a reboot (a kernel panic is one) ends QEMU."""
+    init_words: str = ""
+    """Kernel command line words meant for our init."""
+
+
+def cpu_model(*, facade: bool) -> str:
+    """The guest's CPU. The baseline keeps everything that KVM offers."""
+    if not facade:
+        return "host"
+    # No TSC deadline timer: our local APICs serve one-shot and periodic counts.
+    return ",".join(["host", *(f"{name}=off" for name in PARAVIRTUAL), "tsc-deadline=off"])
+
+
+def kernel_words(machine: Machine, head: HeadCommand) -> str:
+    """The kernel's command line.
+
+    Without kvmclock the guest would calibrate its TSC by tens of thousands of port reads and fall back to the HPET
+    (an exit per tick) once it distrusts it: so the rate is given, and the TSCs are in step by our doing.
+    """
+    words = ["console=ttyS0", "panic=-1", "quiet"]
+    if not machine.stock:
+        words += ["tsc=reliable", "clocksource=tsc", "no_timer_check"]
+        if head.tsc_khz:
+            words.append(f"tsc_early_khz={head.tsc_khz}")
+    return " ".join([*words, *head.init_words.split(), *machine.append.split()])
+
+
+def port_path(folder: str, port: str) -> str:
+    """The pipe chardev's path: QEMU reads ``PATH.in`` and writes ``PATH.out``."""
+    return f"{folder}/{port}"
+
+
+def head_command(machine: Machine, head: HeadCommand) -> list[str]:
+    """The whole command. The console is QEMU's own standard input and output."""
+    facade = not machine.stock
+    argv = [head.qemu, "-name", machine.name, "-nodefaults", "-no-user-config", "-display", "none"]
+    irqchip = ",kernel-irqchip=split" if facade else ""
+    argv += ["-machine", f"q35,accel=kvm{irqchip},smm=off,vmport=off", "-cpu", cpu_model(facade=facade)]
+    # One socket per CPU: KVM's vCPU ids are APIC ids, and only so do they count 0, 1, 2… for any number of CPUs.
+    argv += ["-smp", f"{machine.cpus},sockets={machine.cpus},cores=1,threads=1", "-m", format_size(machine.memory)]
+    if facade:
+        argv += _numa(machine)
+    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    argv += ["-device", "virtio-serial-pci,id=ports,max_ports=16"]
+    for number, port in enumerate(PORTS, start=1):
+        argv += ["-chardev", f"pipe,id={port},path={port_path(head.folder, port)}"]
+        argv += ["-device", f"virtserialport,bus=ports.0,nr={number},chardev={port},name=org.leviathan.{port}"]
+    argv += ["-chardev", f"pipe,id=qmp,path={port_path(head.folder, 'qmp')}", "-mon", "chardev=qmp,mode=control"]
+    if not head.restart_on_reboot:
+        argv.append("-no-reboot")
+    argv += ["-kernel", head.kernel, "-initrd", head.initrd, "-append", kernel_words(machine, head)]
+    return [*argv, *machine.qemu_args]
+
+
+def _numa(machine: Machine) -> list[str]:
+    argv: list[str] = []
+    shares = machine.shares()
+    for node, (share, cpus) in enumerate(zip(shares, vcpus(machine), strict=True)):
+        argv += ["-object", f"memory-backend-ram,id=mem{node},size={format_size(share.memory)}"]
+        span = f"{cpus[0]}-{cpus[-1]}" if len(cpus) > 1 else f"{cpus[0]}"
+        argv += ["-numa", f"node,nodeid={node},memdev=mem{node},cpus={span}"]
+    for node in range(len(shares)):
+        for other in range(node + 1, len(shares)):
+            argv += ["-numa", f"dist,src={node},dst={other},val={machine.numa_distance}"]
+    return argv
+
+
+def head_environment(machine: Machine, bin_dir: str, cluster_file: str) -> Mapping[str, str]:
+    """What QEMU's environment adds: the preloaded facade and where the cluster's description is."""
+    if machine.stock:
+        return {}
+    return {"LD_PRELOAD": f"{bin_dir}/liblev_facade.so", "LEV_CLUSTER": cluster_file}
