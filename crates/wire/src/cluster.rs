@@ -101,6 +101,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { promote_after: 32, hold_us: 50, stripes: 1, zero_block: 512 }
+        Self {
+            promote_after: 32,
+            hold_us: 50,
+            stripes: 1,
+            zero_block: 512,
+        }
     }
 }

@@ -38,9 +38,49 @@ impl Header {
             tag: u16::from_le_bytes([bytes[2], bytes[3]]),
             len: u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
             arg: u64::from_le_bytes([
-                bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15],
+                bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], bytes[14],
+                bytes[15],
             ]),
         };
         (header.len as usize <= MAX_PAYLOAD).then_some(header)
+    }
+
+    /// Bytes of payload that a header announces, whether or not they are allowed.
+    #[must_use]
+    pub fn announced(bytes: &[u8; HEADER_LEN]) -> u32 {
+        u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_fixed() {
+        let header = Header {
+            kind: 0x0201,
+            tag: 0x0403,
+            len: 0x0008_0605,
+            arg: 0x100f_0e0d_0c0b_0a09,
+        };
+        let bytes = [1, 2, 3, 4, 5, 6, 8, 0, 9, 10, 11, 12, 13, 14, 15, 16];
+        assert_eq!(header.encode(), bytes);
+        assert_eq!(Header::decode(&bytes), Some(header));
+        assert_eq!(Header::announced(&bytes), 0x0008_0605);
+    }
+
+    #[test]
+    fn the_limit_is_inclusive() {
+        let mut header = Header {
+            kind: 0,
+            tag: 0,
+            len: MAX_PAYLOAD as u32,
+            arg: 0,
+        };
+        assert_eq!(Header::decode(&header.encode()), Some(header));
+        header.len += 1;
+        assert_eq!(Header::decode(&header.encode()), None);
+        assert_eq!(Header::announced(&header.encode()), header.len);
     }
 }
