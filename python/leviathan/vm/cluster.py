@@ -1,0 +1,73 @@
+"""The cluster file: everything that the head must know of one run, in the layout of ``crates/wire/src/cluster.rs``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leviathan.model.layout import homes, vcpus
+from leviathan.model.machine import Machine
+
+__all__ = ["Identity", "cluster_file", "masked", "secret_file"]
+
+SCHEMA = 1
+MASK = "*" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Names one run and holds the key of its node channels; never printed, never on a command line."""
+
+    run_id: str
+    secret: str
+
+    @classmethod
+    def new(cls) -> Identity:
+        """A fresh one, from the system's random source."""
+        return cls(secrets.token_hex(16), secrets.token_hex(32))
+
+    def __repr__(self) -> str:
+        return f"Identity(run_id={self.run_id!r}, secret=…)"
+
+
+def cluster_file(
+    machine: Machine,
+    identity: Identity,
+    workers: Sequence[str],
+    *,
+    pool_path: str | None,
+    events: str,
+    report: str,
+) -> dict[str, Any]:
+    """The description as a table. ``workers`` are the addresses at which nodes 1, 2, … listen."""
+    addresses = [None, *workers]
+    nodes = [
+        {"name": share.name, "address": address, "vcpus": list(cpus)}
+        for share, address, cpus in zip(machine.shares(), addresses, vcpus(machine), strict=True)
+    ]
+    pool = {"path": pool_path, "len": machine.pool.size} if machine.pool.enabled else None
+    return {
+        "schema": SCHEMA,
+        "run_id": identity.run_id,
+        "secret": identity.secret,
+        "nodes": nodes,
+        "memory": [asdict(home) for home in homes(machine)],
+        "pool": pool,
+        "encrypt": machine.encrypt,
+        "engine": {name: value for name, value in machine.engine.model_dump().items() if value is not None},
+        "events": events,
+        "report": report,
+    }
+
+
+def secret_file(identity: Identity, node: int) -> bytes:
+    """What a worker reads from its ``--secret-file``."""
+    return json.dumps({"run_id": identity.run_id, "secret": identity.secret, "node": node}).encode()
+
+
+def masked(cluster: dict[str, Any]) -> dict[str, Any]:
+    """The description as it may be shown."""
+    return cluster | {"secret": MASK}
