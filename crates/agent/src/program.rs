@@ -23,6 +23,9 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("TERM", "dumb"),
 ];
 
+/// Most bytes read from a source in one turn of the loop.
+const READ_PIECE: usize = 64 << 10;
+
 /// A source of output frames.
 #[derive(Debug)]
 struct Source {
@@ -30,14 +33,6 @@ struct Source {
     file: File,
     /// Nothing was left to read when last looked at, and nothing can come from the program itself.
     dry: bool,
-}
-
-/// What a read from one source gave.
-pub enum Got {
-    /// Bytes to send.
-    Bytes(Kind, Vec<u8>),
-    /// Nothing now.
-    Nothing,
 }
 
 /// A program that runs, or a file that is being read.
@@ -146,7 +141,7 @@ impl Program {
         let reads = self
             .sources
             .iter()
-            .filter(move |_| may_send && self.credit > 0)
+            .filter(move |_| self.exit_sent || (may_send && self.credit > 0))
             .map(|source| (source.file.as_raw_fd(), libc::POLLIN));
         let write = self
             .input
@@ -169,25 +164,30 @@ impl Program {
     }
 
     /// Reads once from each source, as far as credit allows. Sources that ended go.
-    pub fn read(&mut self, mut each: impl FnMut(Got)) {
+    ///
+    /// After the exit was told, what other programs write to the same pipes is read and dropped:
+    /// they must not block or die because of it.
+    pub fn read(&mut self, mut each: impl FnMut(Kind, &[u8])) {
         let ended = self.exit.is_some();
-        let mut credit = self.credit;
+        let dropping = self.exit_sent;
+        let mut credit = if dropping { READ_PIECE } else { self.credit };
+        let mut buffer = vec![0; READ_PIECE];
         self.sources.retain_mut(|source| {
             if credit == 0 {
                 return true;
             }
-            let mut buffer = vec![0; credit.min(64 << 10)];
-            match source.file.read(&mut buffer) {
+            let room = credit.min(READ_PIECE);
+            match source.file.read(&mut buffer[..room]) {
                 Ok(0) => false,
                 Ok(length) => {
-                    credit -= length;
-                    buffer.truncate(length);
-                    each(Got::Bytes(source.kind, buffer));
+                    if !dropping {
+                        credit -= length;
+                        each(source.kind, &buffer[..length]);
+                    }
                     true
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     source.dry = ended;
-                    each(Got::Nothing);
                     true
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
@@ -195,7 +195,9 @@ impl Program {
                 Err(_) => false,
             }
         });
-        self.credit = credit;
+        if !dropping {
+            self.credit = credit;
+        }
     }
 
     /// The exit code, once, when all output that the program itself wrote has been read.

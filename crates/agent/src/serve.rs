@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::frame::{encode, Decoder, Frame, Kind};
 use crate::info;
 use crate::message::{Call, Exit, Reply};
-use crate::program::{Got, Program};
+use crate::program::Program;
 use crate::sys;
 
 /// Above this many bytes waiting for the host, nothing more is read from programs.
@@ -263,11 +263,7 @@ impl Server {
             }
             program.reap()?;
             if self.out.len() < OUT_HIGH {
-                program.read(|got| {
-                    if let Got::Bytes(kind, bytes) = got {
-                        encode(&mut self.out, kind, stream, &bytes);
-                    }
-                });
+                program.read(|kind, bytes| encode(&mut self.out, kind, stream, bytes));
             }
             if let Some(code) = program.take_exit() {
                 let exit = serde_json::to_vec(&Exit { code })?;

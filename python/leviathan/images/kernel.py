@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leviathan.errors import StartError
+
 Progress = Callable[[str], None]
 """Called with the name of a step as it begins."""
 
@@ -21,12 +23,11 @@ META_PACKAGE = "linux-image-cloud-amd64"
 _APT_LIMIT = 600.0
 
 
-class KernelError(Exception):
-    """No kernel, or one that lacks what is wanted. ``hint`` says what to do about it."""
+class KernelError(StartError):
+    """No kernel, or one that lacks what is wanted."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
 
 
 @dataclass(frozen=True)

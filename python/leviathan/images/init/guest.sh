@@ -1,0 +1,107 @@
+#!/lev/busybox sh
+# /init of the guest. Runs /lev/exec and reports on virtio-serial ports, or gives a shell on the console.
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=linux
+
+b=/lev/busybox
+$b mount -t devtmpfs -o mode=755 devtmpfs /dev
+$b mkdir /dev/pts /dev/shm
+$b mount -a -T /lev/fstab
+echo leviathan > /proc/sys/kernel/hostname
+$b ifconfig lo up
+
+fail() {
+    echo "leviathan guest: $*" > /dev/console
+    $b poweroff -f
+}
+
+load() {
+    while read -r file parameters; do
+        $b insmod "/lev/modules/$file" $parameters || fail "cannot load $file"
+    done < "/lev/modules/$1"
+}
+
+# Only drivers of devices that are there.
+load base
+serial=
+for device in /sys/bus/pci/devices/*; do
+    read -r vendor < "$device/vendor"
+    [ "$vendor" = 0x1af4 ] || continue
+    read -r id < "$device/device"
+    case $id in
+        0x1000 | 0x1041) net=1 ;;
+        0x1001 | 0x1042) block=1 ;;
+        0x1003 | 0x1043) serial=1 ;;
+    esac
+done
+[ -z "$serial" ] || load serial
+[ -z "${net-}" ] || load net
+[ -z "${block-}" ] || load block
+load extra
+
+# Sets $port to the device of the virtio-serial port with this name.
+find_port() {
+    for name in /sys/class/virtio-ports/*/name; do
+        [ -r "$name" ] && read -r found < "$name" && [ "$found" = "$1" ] || continue
+        port=${name%/name}
+        port=/dev/${port##*/}
+        [ -c "$port" ] && return 0
+    done
+    return 1
+}
+
+# Ports get their names a moment after the driver is loaded.
+await_port() {
+    tries=0
+    until find_port "$1"; do
+        tries=$((tries + 1))
+        [ $tries -lt 1000 ] || return 1
+        $b usleep 5000
+    done
+}
+
+ready() {
+    read -r up idle < /proc/uptime
+    echo "ready $up" >&3
+}
+
+run_command() {
+    await_port org.leviathan.status || fail "no virtio-serial port org.leviathan.status"
+    exec 3> "$port"
+    await_port org.leviathan.stdout || fail "no virtio-serial port org.leviathan.stdout"
+    stdout=$port
+    await_port org.leviathan.stderr || fail "no virtio-serial port org.leviathan.stderr"
+    stderr=$port
+    # Through pipes, so that /dev/stdout and /dev/stderr can be opened again: a port cannot.
+    $b mkfifo /lev/stdout /lev/stderr
+    $b cat /lev/stdout > "$stdout" 3>&- &
+    out=$!
+    $b cat /lev/stderr > "$stderr" 3>&- &
+    err=$!
+    ready
+    (cd /root && exec sh /lev/exec < /dev/null > /lev/stdout 2> /lev/stderr 3>&-)
+    code=$?
+    # Whatever the command left behind would hold the pipes open.
+    for process in /proc/[0-9]*; do
+        case ${process#/proc/} in
+            1 | "$out" | "$err") ;;
+            *) kill -9 "${process#/proc/}" ;;
+        esac
+    done 2> /dev/null
+    wait "$out" "$err"
+    echo "exit $code" >&3
+}
+
+run_shell() {
+    if [ -n "$serial" ] && await_port org.leviathan.status; then
+        exec 3> "$port"
+        ready
+    fi
+    read -r active < /sys/class/tty/console/active
+    tty=/dev/${active##* }
+    cd /root
+    $b setsid -c sh -l < "$tty" > "$tty" 2>&1 3>&-
+}
+
+if [ -e /lev/exec ]; then run_command; else run_shell; fi
+$b poweroff -f
