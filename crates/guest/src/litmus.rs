@@ -1,0 +1,359 @@
+//! Runs the litmus shapes and counts every outcome.
+//!
+//! Rounds come in batches, as litmus7 does it: each round has its own pair of words; a batch is
+//! cleared, the threads meet, run through all rounds of the batch without meeting again, meet,
+//! and the outcomes are counted. Batches differ in everything that may matter:
+//! - which thread takes which role (all permutations), so that roles sit on either node,
+//! - whether many rounds share a page (it bounces) or each has its own (it is fetched once),
+//! - who owns the pages at the start: the first thread, the last one, or all of them as readers,
+//! - whether threads run freely or start each round at a common time-stamp.
+
+use crate::asm;
+use crate::batches::{offsets, permutations, plan, Batch, Start, ARENA_PAGES};
+use crate::error::{Error, Result};
+use crate::placement::Placement;
+use crate::report::Report;
+use crate::shapes::{outcome_name, Layout, Location, Op, Outcome, Shape, SHAPES};
+use crate::sys::{Mapping, PAGE};
+use crate::team::{self, Member};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Cycles between the common starts of two rounds.
+const ROUND_CYCLES: u64 = 600;
+/// A common start further away than this is not waited for (time-stamps may be out of step).
+const PATIENCE_CYCLES: u64 = 100_000_000;
+
+/// A litmus thread as code and operands.
+struct Kernel {
+    body: asm::Body,
+    locations: [Location; 2],
+    values: [u32; 2],
+    loads: [bool; 2],
+}
+
+/// The code for a thread of a shape.
+fn kernel(ops: &[Op]) -> Option<Kernel> {
+    use Op::{Fence, Load, Store};
+    let (body, locations, values, loads): (asm::Body, _, _, _) = match *ops {
+        [Store(a, v)] => (asm::store, [a, a], [v, 0], [false, false]),
+        [Store(a, v), Store(b, w)] => (asm::store_store, [a, b], [v, w], [false, false]),
+        [Store(a, v), Load(b)] => (asm::store_load, [a, b], [v, 0], [true, false]),
+        [Store(a, v), Fence, Load(b)] => (asm::store_fence_load, [a, b], [v, 0], [true, false]),
+        [Load(a), Load(b)] => (asm::load_load, [a, b], [0, 0], [true, true]),
+        [Load(a), Store(b, w)] => (asm::load_store, [a, b], [0, w], [true, false]),
+        _ => return None,
+    };
+    let values = values.map(u32::from);
+    Some(Kernel {
+        body,
+        locations,
+        values,
+        loads,
+    })
+}
+
+/// Everything that the threads of one run share.
+struct Run<'a> {
+    layout: Layout,
+    batches: Vec<Batch>,
+    kernels: Vec<Kernel>,
+    roles: Vec<Vec<usize>>,
+    finals: bool,
+    arena: &'a Mapping,
+    records: Mapping,
+    start_time: Box<AtomicU64>,
+}
+
+impl Run<'_> {
+    /// Clears the words of a batch or reads them, to bring its pages to this thread's node.
+    fn touch(&self, batch: &Batch, clear: bool) {
+        for i in 0..batch.rounds {
+            for offset in offsets(self.layout, batch, i) {
+                if clear {
+                    self.arena.u32(offset).store(0, Relaxed);
+                } else {
+                    self.arena.u32(offset).load(Relaxed);
+                }
+            }
+        }
+    }
+
+    fn prepare(&self, member: &Member, batch: &Batch) {
+        let last = self.kernels.len() - 1;
+        let owner = if batch.start == Start::LastOwns {
+            last
+        } else {
+            0
+        };
+        if member.tid == owner {
+            self.touch(batch, true);
+            self.start_time.store(asm::rdtsc() + 200_000, Relaxed);
+        }
+        member.meet();
+        if batch.start == Start::AllRead {
+            self.touch(batch, false);
+            member.meet();
+        }
+    }
+
+    /// Runs this thread's part of a batch and leaves its registers in the records.
+    fn execute(&self, member: &Member, batch: &Batch) {
+        let kernel = &self.kernels[self.role(batch, member.tid)];
+        let start = self.start_time.load(Relaxed);
+        let record = member.tid * PAGE;
+        for i in 0..batch.rounds {
+            let at = offsets(self.layout, batch, i);
+            let [a, b] = kernel.locations.map(|l| self.arena.at(at[l]).cast::<u32>());
+            if batch.timed {
+                // A little early or late, so that all alignments of the threads occur.
+                let jitter = (i * (member.tid + 1) * 37 % 128) as u64;
+                wait_until(start + i as u64 * ROUND_CYCLES + jitter);
+            }
+            // SAFETY: both words lie in the arena (checked by `at`), 4-byte aligned by
+            // `offsets`; other threads touch them only through atomics and these bodies.
+            let (r0, r1) = unsafe { (kernel.body)(a, b, kernel.values[0], kernel.values[1]) };
+            let byte = r0.min(15) | r1.min(15) << 4;
+            self.records.u8(record + i).store(byte as u8, Relaxed);
+        }
+    }
+
+    fn role(&self, batch: &Batch, tid: usize) -> usize {
+        self.roles[batch.number % self.roles.len()][tid]
+    }
+
+    /// Adds the outcomes of a finished batch to `counts`.
+    fn count(&self, batch: &Batch, counts: &mut BTreeMap<Outcome, u64>) {
+        let mut by_role = vec![0; self.kernels.len()];
+        for tid in 0..self.kernels.len() {
+            by_role[self.role(batch, tid)] = tid;
+        }
+        for i in 0..batch.rounds {
+            let mut outcome = Vec::with_capacity(6);
+            for (role, kernel) in self.kernels.iter().enumerate() {
+                let byte = self.records.u8(by_role[role] * PAGE + i).load(Relaxed);
+                let values = [byte & 15, byte >> 4];
+                let loaded = values.into_iter().zip(kernel.loads);
+                outcome.extend(loaded.filter(|(_, used)| *used).map(|(v, _)| v));
+            }
+            if self.finals {
+                let finals = offsets(self.layout, batch, i);
+                outcome.extend(finals.map(|o| self.arena.u32(o).load(Relaxed).min(15) as u8));
+            }
+            *counts.entry(outcome).or_default() += 1;
+        }
+    }
+}
+
+fn wait_until(start: u64) {
+    loop {
+        let left = start.wrapping_sub(asm::rdtsc());
+        if left == 0 || left > PATIENCE_CYCLES {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// Outcomes that x86-TSO forbids, and rounds without an outcome.
+pub fn verdict(shape: &Shape, counts: &BTreeMap<Outcome, u64>, rounds: u64) -> Vec<String> {
+    let allowed = shape.allowed();
+    let forbidden = counts.iter().filter(|(o, _)| !allowed.contains(*o));
+    let mut failures: Vec<String> = forbidden
+        .map(|(outcome, n)| {
+            let name = outcome_name(outcome);
+            format!("{n} rounds ended in {name}, which x86-TSO forbids")
+        })
+        .collect();
+    let counted: u64 = counts.values().sum();
+    if counted != rounds || rounds == 0 {
+        failures.push(format!("{counted} outcomes in {rounds} rounds"));
+    }
+    failures
+}
+
+fn run_shape(
+    shape: &Shape,
+    layout: Layout,
+    cpus: &[usize],
+    rounds: u64,
+    arena: &Mapping,
+) -> Result<Report> {
+    let usage = || Error::Usage(format!("no code for shape {}", shape.name));
+    let kernels: Option<Vec<Kernel>> = shape.threads.iter().map(|ops| kernel(ops)).collect();
+    let threads = shape.threads.len();
+    let run = Run {
+        layout,
+        batches: plan(rounds),
+        kernels: kernels.ok_or_else(usage)?,
+        roles: permutations(threads),
+        finals: shape.finals,
+        arena,
+        records: Mapping::new(threads)?,
+        start_time: Box::default(),
+    };
+    let placed: Vec<usize> = cpus.iter().copied().cycle().take(threads).collect();
+    let begin = std::time::Instant::now();
+    let counted = team::run(&placed, |member| {
+        let mut counts = BTreeMap::new();
+        let mut done = 0;
+        for batch in &run.batches {
+            run.prepare(member, batch);
+            run.execute(member, batch);
+            member.meet();
+            if member.tid == 0 {
+                run.count(batch, &mut counts);
+            }
+            done += batch.rounds as u64;
+            member.progress(done);
+            member.meet();
+        }
+        counts
+    });
+    let counts = counted.into_iter().next().unwrap_or_default();
+    let (allowed, sequential) = (shape.allowed(), shape.sequential());
+    let sum = |wanted: &dyn Fn(&Outcome) -> bool| -> u64 {
+        counts
+            .iter()
+            .filter(|(o, _)| wanted(o))
+            .map(|(_, n)| n)
+            .sum()
+    };
+    let named = counts.iter().map(|(o, n)| (outcome_name(o), *n));
+    Ok(Report::new("litmus")
+        .with("shape", shape.name)
+        .with("layout", layout.name())
+        .with("rounds", rounds)
+        .with(
+            "cpus",
+            placed.iter().map(|&c| c as u64).collect::<Vec<u64>>(),
+        )
+        .with("observes", shape.legend())
+        .with("outcomes", named.collect::<Vec<_>>())
+        .with(
+            "relaxed",
+            sum(&|o| allowed.contains(o) && !sequential.contains(o)),
+        )
+        .with("forbidden", sum(&|o| !allowed.contains(o)))
+        .with("seconds", begin.elapsed().as_secs_f64())
+        .failing(verdict(shape, &counts, rounds)))
+}
+
+/// Runs all shapes (or those named), `rounds` for each layout; `each` receives the reports.
+pub fn run(
+    placement: &Placement,
+    rounds: u64,
+    only: Option<&[String]>,
+    mut each: impl FnMut(Report),
+) -> Result<()> {
+    let known = |name: &String| SHAPES.iter().any(|s| s.name.eq_ignore_ascii_case(name));
+    if let Some(name) = only.and_then(|names| names.iter().find(|n| !known(n))) {
+        let all: Vec<&str> = SHAPES.iter().map(|s| s.name).collect();
+        let all = all.join(", ");
+        return Err(Error::Usage(format!("no shape is called {name:?} ({all})")));
+    }
+    let cpus = placement.alternating()?;
+    let arena = Mapping::new(ARENA_PAGES)?;
+    let wanted = |s: &&Shape| only.is_none_or(|o| o.iter().any(|n| s.name.eq_ignore_ascii_case(n)));
+    for shape in SHAPES.iter().filter(wanted) {
+        for &layout in shape.layouts {
+            team::enter_stage(
+                &format!("litmus {} {}", shape.name, layout.name()),
+                shape.threads.len(),
+            );
+            each(run_shape(shape, layout, &cpus, rounds, &arena)?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(name: &str) -> &'static Shape {
+        SHAPES.iter().find(|s| s.name == name).expect("shape")
+    }
+
+    #[test]
+    fn a_forbidden_outcome_fails() {
+        for (name, bad) in [
+            ("SB+mfence", vec![0, 0]),
+            ("MP", vec![1, 0]),
+            ("LB", vec![1, 1]),
+            ("IRIW", vec![1, 0, 1, 0]),
+            ("2+2W", vec![1, 1]),
+            ("S", vec![1, 2, 1]),
+            ("CoRR", vec![1, 0]),
+            ("MP", vec![15, 0]),
+        ] {
+            let mut counts =
+                BTreeMap::from([(shape(name).sequential().pop_first().expect("one"), 99)]);
+            assert!(verdict(shape(name), &counts, 99).is_empty(), "{name}");
+            counts.insert(bad, 1);
+            assert_eq!(verdict(shape(name), &counts, 100).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_relaxed_outcome_of_sb_passes_and_missing_rounds_fail() {
+        let counts = BTreeMap::from([(vec![0, 0], 7)]);
+        assert!(verdict(shape("SB"), &counts, 7).is_empty());
+        assert_eq!(verdict(shape("SB"), &counts, 8).len(), 1);
+        assert_eq!(verdict(shape("SB"), &BTreeMap::new(), 0).len(), 1);
+    }
+
+    #[test]
+    fn every_shape_has_code_that_does_its_operations_in_order() {
+        for shape in SHAPES {
+            let mut expected = [0u32; 2];
+            let mut memory = [0u32; 2];
+            for ops in shape.threads {
+                let kernel = kernel(ops).expect("code");
+                let mut loaded = Vec::new();
+                for op in *ops {
+                    match *op {
+                        Op::Store(l, v) => expected[l] = u32::from(v),
+                        Op::Load(l) => loaded.push(expected[l]),
+                        Op::Fence => {}
+                    }
+                }
+                let base = memory.as_mut_ptr();
+                // SAFETY: both locations are words of the local array.
+                let (r0, r1) = unsafe {
+                    let [a, b] = kernel.locations.map(|l| base.add(l));
+                    (kernel.body)(a, b, kernel.values[0], kernel.values[1])
+                };
+                let got = [r0, r1]
+                    .into_iter()
+                    .zip(kernel.loads)
+                    .filter(|(_, used)| *used);
+                assert_eq!(
+                    got.map(|(r, _)| r).collect::<Vec<_>>(),
+                    loaded,
+                    "{}",
+                    shape.name
+                );
+                assert_eq!(memory, expected, "{}", shape.name);
+            }
+        }
+    }
+
+    #[test]
+    fn this_machine_is_x86() {
+        let placement = Placement::detect(None).expect("placement");
+        if placement.online.len() < 2 {
+            return;
+        }
+        let mut reports = 0;
+        let only = ["SB".to_string(), "IRIW".to_string()];
+        run(&placement, 3000, Some(&only), |report| {
+            assert!(report.ok(), "{}", report.text());
+            reports += 1;
+        })
+        .expect("run");
+        assert_eq!(reports, 4);
+        assert!(run(&placement, 1, Some(&["nope".to_string()]), |_| {}).is_err());
+    }
+}
