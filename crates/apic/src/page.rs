@@ -9,11 +9,6 @@ use crate::vectors::Vectors;
 /// Length of the page in bytes; registers are little-endian at their MMIO offsets.
 pub const PAGE_LEN: usize = 1024;
 
-const SAVED: [u32; 19] = [
-    ID, VERSION, TPR, APR, PPR, LDR, DFR, SVR, ESR, ICR_LOW, ICR_HIGH, LVT, 0x330, 0x340, 0x350,
-    0x360, LVT_LAST, TMICT, TDCR,
-];
-
 impl LocalApic {
     /// In x2APIC mode, how the page shows the 32-bit identifier: whole
     /// (KVM_X2APIC_API_USE_32BIT_IDS), or its low byte where xAPIC mode has it (KVM's default).
@@ -26,8 +21,8 @@ impl LocalApic {
     /// periodic timer: call [`LocalApic::timer_poll`] first.
     pub fn save(&self, now: u64) -> [u8; PAGE_LEN] {
         let mut page = [0; PAGE_LEN];
-        let vectors = (ISR..=ISR_LAST).chain(TMR..=TMR_LAST).chain(IRR..=IRR_LAST);
-        for offset in SAVED.into_iter().chain(vectors.step_by(16)).chain([TMCCT]) {
+        // One range of registers, in which those without a value are skipped.
+        for offset in (ID..=TDCR).step_by(16) {
             let value = match self.register(offset, now) {
                 Some(id)
                     if offset == ID && self.mode() == Mode::X2Apic && !self.wide_ids_in_page =>
@@ -76,10 +71,14 @@ impl LocalApic {
         {
             *entry = get(page, offset) & writable;
         }
+        let initial = match self.mode() {
+            Mode::Disabled => 0,
+            Mode::XApic | Mode::X2Apic => get(page, TMICT),
+        };
         let periodic = self.periodic();
         let divide = get(page, TDCR) & TDCR_WRITABLE;
         self.timer
-            .restore(get(page, TMICT), get(page, TMCCT), divide, periodic, now);
+            .restore(initial, get(page, TMCCT), divide, periodic, now);
     }
 }
 
