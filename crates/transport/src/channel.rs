@@ -3,7 +3,10 @@
 use crate::handshake::{self, Agreed, Stranger};
 use crate::record::{Keys, Opener, Sealer};
 use crate::sys::{self, Deadline};
-use crate::{Credentials, Purpose, Receiver, Sender, TransportError, PEER_TIMEOUT};
+use crate::{
+    Credentials, Purpose, Receiver, Sender, TransportError, HANDSHAKE_TIMEOUT, PEER_TIMEOUT,
+    READER_TIMEOUT,
+};
 use lev_wire::NodeId;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -27,8 +30,17 @@ pub struct Channel {
 
 impl Channel {
     /// A channel from a socket whose handshake is over.
-    pub(crate) fn new(stream: TcpStream, addresses: [SocketAddr; 2], agreed: Agreed) -> Self {
-        Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        addresses: [SocketAddr; 2],
+        agreed: Agreed,
+    ) -> Result<Self, TransportError> {
+        let silence = match agreed.purpose {
+            Purpose::Control => PEER_TIMEOUT,
+            Purpose::Vcpu(_) | Purpose::Interrupt | Purpose::Page => READER_TIMEOUT,
+        };
+        sys::tune(stream.as_raw_fd(), silence)?;
+        Ok(Self {
             socket: stream.into(),
             addresses,
             peer: agreed.peer,
@@ -36,7 +48,7 @@ impl Channel {
             keys: agreed.keys,
             first_sent: agreed.first_sent,
             first_received: agreed.first_received,
-        }
+        })
     }
 
     /// The two halves. The connection closes when both are dropped.
@@ -87,7 +99,7 @@ impl Channel {
 
 /// Makes a channel to node `to`, which listens at `address` (`HOST:PORT`: a name, an IPv4 address or an IPv6 address
 /// in brackets). Either side may start first: while the connection is refused, cannot be routed, or is closed before
-/// a greeting (a port forwarder whose target does not listen yet), it tries again until `timeout`, which also limits
+/// a greeting or not answered (a port forwarder whose target does not listen yet), it tries again until `timeout`, which also limits
 /// the handshake. Looking up a name is not limited.
 ///
 /// # Errors
@@ -152,18 +164,28 @@ fn attempt(
             continue;
         }
         sys::tune(stream.as_raw_fd(), PEER_TIMEOUT)?;
+        // An attempt to whose end nobody listens must not use up the time of the next ones.
+        let limit = deadline.left().unwrap_or(Duration::ZERO);
+        let deadline = Deadline::new("answer to the handshake", limit.min(HANDSHAKE_TIMEOUT));
         let stranger = Stranger {
             fd: stream.as_raw_fd(),
             addresses,
-            deadline,
+            deadline: &deadline,
         };
         match handshake::initiate(&stranger, to, purpose, credentials) {
             Ok(agreed) => {
-                return Ok(Attempt::Made(Box::new(Channel::new(
-                    stream, addresses, agreed,
-                ))))
+                let channel = Channel::new(stream, addresses, agreed)?;
+                return Ok(Attempt::Made(Box::new(channel)));
             }
-            Err(TransportError::Closed) => errno = 0,
+            // A port forwarder: nobody listens behind it yet.
+            Err(
+                TransportError::Closed
+                | TransportError::Io {
+                    errno: libc::ECONNRESET,
+                    ..
+                },
+            ) => errno = 0,
+            Err(TransportError::Timeout { .. }) => errno = libc::ETIMEDOUT,
             Err(error) => return Err(error),
         }
     }

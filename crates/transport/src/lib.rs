@@ -37,8 +37,11 @@ use std::time::Duration;
 
 /// How long a stranger may take from connecting to proving that it belongs to the run.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged, or an idle peer's machine silent, before the channel fails
-/// (`TCP_USER_TIMEOUT`). Below the 5 s within which a lost node must stop the guest.
+/// How long the peer's machine may be silent before a control channel fails: below the 5 s within which a lost node
+/// must stop the guest. Idle channels are probed every second.
 pub const PEER_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same for the other channels. Linux also counts the time in which a living peer reads nothing while its
+/// receive buffer is full (`TCP_USER_TIMEOUT`, tcp(7)), so this is the longest pause that a slow reader may make.
+pub const READER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes that a [`Sender`] keeps for a slow peer before it refuses more.
 pub const QUEUE_LIMIT: usize = 64 << 20;

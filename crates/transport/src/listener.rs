@@ -189,6 +189,6 @@ fn welcome(
     Ok(Accepted {
         from,
         purpose,
-        channel: Channel::new(stream, addresses, agreed),
+        channel: Channel::new(stream, addresses, agreed)?,
     })
 }

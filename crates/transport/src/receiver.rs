@@ -217,3 +217,107 @@ fn spin(fd: RawFd, space: &mut [u8], limit: Duration) -> Result<Moved, Transport
     }
     Ok(Moved::WouldBlock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lev_wire::frame::MAX_PAYLOAD;
+    use proptest::prelude::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    /// A plain receiver and the stream that feeds it.
+    fn plain() -> (UnixStream, Receiver) {
+        let (feed, socket) = UnixStream::pair().unwrap();
+        (feed, Receiver::new(Arc::new(socket.into()), None))
+    }
+
+    fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(payload.len()).unwrap();
+        let header = Header {
+            kind,
+            tag: 0,
+            len,
+            arg: 0,
+        };
+        [&header.encode()[..], payload].concat()
+    }
+
+    /// All frames up to the error that ends the stream.
+    fn drain(receiver: &mut Receiver) -> (Vec<Vec<u8>>, TransportError) {
+        let mut frames = Vec::new();
+        loop {
+            match receiver.recv() {
+                Ok((_, payload)) => frames.push(payload.to_vec()),
+                Err(error) => return (frames, error),
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_off_says_how_much_is_missing() {
+        for (cut, error) in [
+            (0, TransportError::Closed),
+            (5, TransportError::Truncated { have: 5, need: 16 }),
+            (16, TransportError::Truncated { have: 16, need: 26 }),
+            (25, TransportError::Truncated { have: 25, need: 26 }),
+        ] {
+            let (mut feed, mut receiver) = plain();
+            feed.write_all(&frame(1, b"whole")).unwrap();
+            feed.write_all(&frame(2, b"0123456789")[..cut]).unwrap();
+            drop(feed);
+            assert_eq!(drain(&mut receiver), (vec![b"whole".to_vec()], error));
+        }
+    }
+
+    #[test]
+    fn an_oversized_frame_ends_the_channel_for_good() {
+        let (mut feed, mut receiver) = plain();
+        let header = Header {
+            kind: 0xbad,
+            tag: 0,
+            len: u32::MAX,
+            arg: 0,
+        };
+        feed.write_all(&frame(1, b"good")).unwrap();
+        feed.write_all(&header.encode()).unwrap();
+        feed.write_all(&frame(1, b"never seen")).unwrap();
+        let error = TransportError::Oversized {
+            kind: 0xbad,
+            len: u32::MAX,
+            limit: MAX_PAYLOAD,
+        };
+        assert_eq!(
+            drain(&mut receiver),
+            (vec![b"good".to_vec()], error.clone())
+        );
+        assert_eq!(receiver.recv().unwrap_err(), error);
+        assert!(receiver.has_buffered());
+        assert!(error.to_string().contains("0xbad") && error.to_string().contains("4294967295"));
+    }
+
+    #[test]
+    fn a_part_of_a_frame_survives_a_timeout() {
+        let (mut feed, mut receiver) = plain();
+        let bytes = frame(7, &[9; 5000]);
+        for part in bytes[..bytes.len() - 1].chunks(700) {
+            feed.write_all(part).unwrap();
+            let limit = Some(Duration::from_millis(2));
+            assert_eq!(receiver.recv_interruptible(None, limit).unwrap(), None);
+        }
+        feed.write_all(&bytes[bytes.len() - 1..]).unwrap();
+        assert_eq!(receiver.recv().unwrap().1, [9; 5000]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn garbage_ends_in_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..4000)) {
+            let (mut feed, mut receiver) = plain();
+            feed.write_all(&bytes).unwrap();
+            drop(feed);
+            let (frames, _) = drain(&mut receiver);
+            prop_assert!(frames.iter().map(|f| f.len() + HEADER_LEN).sum::<usize>() <= bytes.len());
+        }
+    }
+}

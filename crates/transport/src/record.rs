@@ -151,3 +151,166 @@ pub(crate) fn complete(raw: &Window) -> bool {
         len <= TAG_LEN || unread.len() >= LENGTH_LEN + len
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::Receiver;
+    use lev_wire::frame::{Header, MAX_PAYLOAD};
+    use proptest::prelude::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    /// Session keys of two ends.
+    fn keys() -> (Keys, Keys) {
+        let builder =
+            || snow::Builder::new("Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse().unwrap());
+        let mut ours = builder()
+            .psk(0, &[1; 32])
+            .unwrap()
+            .build_initiator()
+            .unwrap();
+        let mut theirs = builder()
+            .psk(0, &[1; 32])
+            .unwrap()
+            .build_responder()
+            .unwrap();
+        let (mut message, mut contents) = ([0; 100], [0; 100]);
+        let len = ours.write_message(&[], &mut message).unwrap();
+        theirs.read_message(&message[..len], &mut contents).unwrap();
+        let len = theirs.write_message(&[], &mut message).unwrap();
+        ours.read_message(&message[..len], &mut contents).unwrap();
+        let end =
+            |state: snow::HandshakeState| Arc::new(state.into_stateless_transport_mode().unwrap());
+        (end(ours), end(theirs))
+    }
+
+    /// The wire bytes of frames with these payloads, each on its own, and a receiver's opener for them.
+    fn sealed(payloads: &[&[u8]]) -> (Vec<Vec<u8>>, Opener) {
+        let (ours, theirs) = keys();
+        let mut sealer = Sealer::new(ours, 0);
+        let seal = |payload: &&[u8]| {
+            let header = Header {
+                kind: 1,
+                tag: 2,
+                len: payload.len() as u32,
+                arg: 3,
+            }
+            .encode();
+            let bytes = sealer.seal(&header, &[payload]).unwrap().to_vec();
+            assert_eq!(bytes.len(), sealed_len(HEADER_LEN + payload.len()));
+            bytes
+        };
+        (payloads.iter().map(seal).collect(), Opener::new(theirs, 0))
+    }
+
+    /// What a receiver makes of these bytes: payloads, then the error that ends the stream.
+    fn received(opener: Opener, bytes: &[u8]) -> (Vec<Vec<u8>>, TransportError) {
+        let (mut feed, socket) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(Arc::new(socket.into()), Some(opener));
+        let bytes = bytes.to_vec();
+        let feeder = std::thread::spawn(move || {
+            // The receiver may close before it has read everything.
+            let _ = feed.write_all(&bytes);
+        });
+        let mut frames = Vec::new();
+        let error = loop {
+            match receiver.recv() {
+                Ok((_, payload)) => frames.push(payload.to_vec()),
+                Err(error) => break error,
+            }
+        };
+        drop(receiver);
+        feeder.join().unwrap();
+        (frames, error)
+    }
+
+    #[test]
+    fn frames_come_back_whole() {
+        let long = vec![5; MAX_PAYLOAD];
+        let (bytes, opener) = sealed(&[b"one", b"", &long]);
+        let (frames, error) = received(opener, &bytes.concat());
+        assert_eq!(frames.len(), 3);
+        assert!(frames[0] == b"one" && frames[1].is_empty() && frames[2] == long);
+        assert_eq!(error, TransportError::Closed);
+    }
+
+    #[test]
+    fn dropped_repeated_and_moved_records_are_noticed() {
+        for (order, record) in [
+            ([0, 2, 2], 1),
+            ([0, 0, 1], 1),
+            ([1, 0, 2], 0),
+            ([0, 1, 1], 2),
+        ] {
+            let (bytes, opener) = sealed(&[b"a", b"b", b"c"]);
+            let stream: Vec<u8> = order
+                .iter()
+                .flat_map(|&i: &usize| bytes[i].clone())
+                .collect();
+            let (frames, error) = received(opener, &stream);
+            assert_eq!(
+                (frames.len() as u64, error),
+                (record, TransportError::Tampered { record })
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_own_direction_sent_back_is_noticed() {
+        let (ours, _) = keys();
+        let header = Header {
+            kind: 1,
+            tag: 0,
+            len: 0,
+            arg: 0,
+        }
+        .encode();
+        let bytes = Sealer::new(Arc::clone(&ours), 0)
+            .seal(&header, &[])
+            .unwrap()
+            .to_vec();
+        let (frames, error) = received(Opener::new(ours, 0), &bytes);
+        assert_eq!(
+            (frames.len(), error),
+            (0, TransportError::Tampered { record: 0 })
+        );
+    }
+
+    #[test]
+    fn a_record_without_contents_is_refused() {
+        for len in [0u8, 1, 16] {
+            let (_, opener) = sealed(&[]);
+            let stream = [&[len, 0][..], &[0; 16]].concat();
+            let error = TransportError::RecordLength {
+                len: len.into(),
+                min: 17,
+            };
+            assert_eq!(received(opener, &stream), (vec![], error));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_says_how_much_is_missing() {
+        let (bytes, opener) = sealed(&[b"abc"]);
+        let error = TransportError::Truncated {
+            have: 10,
+            need: 2 + 16 + 3 + 16,
+        };
+        assert_eq!(received(opener, &bytes[0][..10]), (vec![], error));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// No bit of a record can be changed unnoticed; frames before it still arrive.
+        #[test]
+        fn any_changed_bit_is_noticed(at in 0usize..37 * 3, bit in 0u8..8) {
+            let (bytes, opener) = sealed(&[b"abc", b"def", b"ghi"]);
+            let mut stream = bytes.concat();
+            stream[at] ^= 1 << bit;
+            let (frames, error) = received(opener, &stream);
+            prop_assert_eq!(frames.len(), at / 37);
+            prop_assert!(error != TransportError::Closed);
+        }
+    }
+}

@@ -175,7 +175,7 @@ fn queued_frames_arrive_after_the_sender_is_dropped() {
     let (sender, keep) = head.split();
     let (_keep_too, mut receiver) = worker.split();
     let payload = pattern(MAX_PAYLOAD, 1);
-    for i in 0..20 {
+    for i in 0..60 {
         sender.send(1, 0, i, &[&payload]).unwrap();
     }
     assert!(
@@ -183,7 +183,7 @@ fn queued_frames_arrive_after_the_sender_is_dropped() {
         "the socket took everything: the test shows nothing"
     );
     drop((sender, keep));
-    for i in 0..20 {
+    for i in 0..60 {
         assert_eq!(receiver.recv().unwrap().0.arg, i);
     }
     assert_eq!(receiver.recv().unwrap_err(), TransportError::Closed);
