@@ -115,6 +115,8 @@ class Machine(_Strict):
     """More words for the kernel's command line."""
     add: Path | None = None
     """A folder whose files go into the guest's root."""
+    programs: list[Path] = []
+    """Programs of this system that the guest gets, with the libraries they need."""
     qemu: str = "qemu-system-x86_64"
     qemu_args: list[str] = []
     on: Literal["auto", "native", "lab"] = "auto"

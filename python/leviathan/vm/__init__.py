@@ -1,0 +1,1 @@
+"""The life of one VM over many nodes."""

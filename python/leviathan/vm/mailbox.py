@@ -17,6 +17,7 @@ from leviathan.launch.streams import Lines
 
 __all__ = ["Event", "Mailbox", "json_events"]
 
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened: ``source`` is ``head``, ``guest``, a worker's name, or ``exit``."""

@@ -75,7 +75,9 @@ class Progress:
             return
         self._told = now
         elapsed = now - self._began
-        self._write(f"\r\033[K{self._open} … {elapsed:.0f} s" if self._terminal else f"still {self._open}: {elapsed:.0f} s\n")
+        self._write(
+            f"\r\033[K{self._open} … {elapsed:.0f} s" if self._terminal else f"still {self._open}: {elapsed:.0f} s\n"
+        )
 
     def _break(self) -> None:
         if self._open is not None and self._terminal:

@@ -1,0 +1,356 @@
+"""The life of one VM: prepare, place, start, watch, stop, collect."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+from leviathan.errors import GuestDied, LeviathanError, NodeLost, StartError, TimeOver
+from leviathan.launch.host import Sink
+from leviathan.launch.local import LocalHost
+from leviathan.launch.streams import Tail
+from leviathan.model.layout import vcpus
+from leviathan.model.machine import Machine
+from leviathan.qemu.command import HeadCommand, head_command
+from leviathan.qemu.qmp import QmpError
+from leviathan.vm.cluster import Identity, cluster_file
+from leviathan.vm.head import Head, HeadFiles, Streams, start_head
+from leviathan.vm.mailbox import Event, Mailbox
+from leviathan.vm.place import Placement, choose, place
+from leviathan.vm.prepare import Work, prepare
+from leviathan.vm.progress import Progress
+from leviathan.vm.record import Record
+from leviathan.vm.workers import Worker, start_worker
+
+__all__ = ["Ending", "Life"]
+
+T = TypeVar("T")
+LOST_EXIT = 123
+BLAME_SECONDS = 5.0
+WORKER_STOP_SECONDS = 5.0
+TICK_SECONDS = 1.0
+
+
+def _drop(_data: bytes) -> None:
+    """A sink for output that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the guest came to its end."""
+
+    exit_code: int
+    """The command's; 0 if the guest was switched off from inside."""
+    powered_off: bool = False
+    """The guest switched itself off before its command's exit code was known."""
+
+
+class Life:
+    """One VM from start to end; a context manager that leaves nothing behind.
+
+    All methods belong to the thread that made it, except ``mailbox.post``.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        work: Work,
+        *,
+        progress: Progress | None = None,
+        stdout: Sink = _drop,
+        stderr: Sink = _drop,
+        console: Sink = _drop,
+        timeout: float | None = None,
+    ) -> None:
+        self.machine = machine
+        self.work = work
+        self.progress = progress or Progress()
+        self.record = Record(machine)
+        self.mailbox = Mailbox()
+        self.console = Tail(console)
+        self.head: Head | None = None
+        self._streams = Streams(stdout, stderr, self.console)
+        self._deadline = time.monotonic() + timeout if timeout else None
+        self._timeout = timeout
+        self._stack = ExitStack()
+        self._workers: list[Worker] = []
+        self._ready = False
+        self._stopping = False
+        self._exit_code: int | None = None
+        self._shutdown_reason = ""
+        self._ending: Ending | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, LeviathanError):
+            self.record.failed(error)
+        self.close()
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Everything up to the guest's init being up. Raises a ``LeviathanError``."""
+        local = LocalHost()
+        self._stack.callback(local.close)
+        boot = self.record.boot = prepare(self.machine, self.work, self.progress)
+        with self.progress.step("checking this machine"):
+            choice = choose(self.machine, local)
+        if choice.lab and self.machine.on == "auto":
+            self.progress.note(f"nodes run in lab machines: {choice.reason}")
+        identity = Identity.new()
+        folder = f"/tmp/lev-{identity.run_id[:12]}"  # noqa: S108 (unguessable, and made with mode 0700)
+        placement = place(self.machine, boot, choice, local, folder, self._stack, self.progress, self._lab_machine_gone)
+        self.record.where = {
+            "lab": choice.lab,
+            "reason": choice.reason,
+            "hosts": [host.name for host in placement.hosts],
+        }
+        self._start_workers(placement, identity, folder)
+        self._start_head(placement, identity, folder)
+        with self.progress.step("booting the guest"):
+            self._wait(self._guest_ready, self.machine.timeouts.boot, "the guest's init", "timeouts.boot")
+
+    def _start_workers(self, placement: Placement, identity: Identity, folder: str) -> None:
+        shares = self.machine.shares()
+        if len(shares) < 2:
+            return
+        with self.progress.step(f"starting {len(shares) - 1} worker{'s' if len(shares) > 2 else ''}"):
+            for node, (share, host) in enumerate(zip(shares, placement.hosts, strict=True)):
+                if node == 0:
+                    continue
+                listen = "127.0.0.1" if placement.one_host else host.address
+                assert share.name is not None
+                worker = start_worker(host, node, share.name, identity, folder, listen, self.mailbox)
+                self._workers.append(worker)
+            for worker in self._workers:
+                while worker.address is None:
+                    what = f"worker {worker.name} on {worker.host.name} to listen"
+                    self._wait(self._anything, self.machine.timeouts.workers, what, "timeouts.workers")
+
+    def _start_head(self, placement: Placement, identity: Identity, folder: str) -> None:
+        machine = self.machine
+        host = placement.hosts[0]
+        files = HeadFiles(folder)
+        command = HeadCommand(
+            qemu=placement.qemu,
+            kernel=placement.kernel,
+            initrd=placement.initrd,
+            folder=folder,
+            tsc_khz=0 if machine.stock else host.facts().tsc_khz,
+            restart_on_reboot=self.work.restart_on_reboot,
+        )
+        cluster = None
+        if not machine.stock:
+            addresses = [worker.address or "" for worker in self._workers]
+            cluster = cluster_file(
+                machine,
+                identity,
+                addresses,
+                pool_path=placement.pool_path,
+                events=files.events,
+                report=files.report,
+            )
+        self.record.qemu_command = head_command(machine, command)
+        self.record.nodes = [
+            {"name": share.name, "host": host.name, "vcpus": list(cpus), "memory": share.memory}
+            for share, host, cpus in zip(machine.shares(), placement.hosts, vcpus(machine), strict=True)
+        ]
+        with self.progress.step("starting QEMU"):
+            self.head = start_head(host, machine, command, cluster, self._streams, self.mailbox)
+            if not machine.stock:
+                what = "the head to connect its workers" if self._workers else "the head"
+                self._wait(self._head_ready, machine.timeouts.ready, what, "timeouts.ready")
+        self._ready = True
+
+    # --- the guest's work ---------------------------------------------------------------------------------------------
+
+    def wait_end(self, timeout: float | None = None) -> Ending:
+        """Waits until the guest's command has ended or the guest switched off. Raises a ``LeviathanError``."""
+        return self._wait(self._end, timeout, "the guest's command", "--timeout")
+
+    def wait_event(self, accept: Callable[[Event], T | None], timeout: float | None, what: str) -> T:
+        """Waits for something of the caller's; failures of the VM are raised meanwhile."""
+        return self._wait(accept, timeout, what, "the timeout")
+
+    def stop(self) -> None:
+        """Ends the VM in order: the guest's own power-off, QEMU's quit, then the report. Safe to call again."""
+        if self.head is None or self._stopping:
+            return
+        with self.progress.step("stopping"):
+            self._wait_exit(self.machine.timeouts.stop if self._ending else 0)
+            self._stopping = True
+            if self._exit_code is None:
+                try:
+                    self.head.qmp.execute("quit", timeout=3)
+                except QmpError:
+                    self.head.process.signal(signal.SIGTERM)
+                self.head.process.wait(self.machine.timeouts.stop)
+            self.record.report = self.head.report()
+            deadline = time.monotonic() + WORKER_STOP_SECONDS
+            for worker in self._workers:
+                worker.process.wait(max(deadline - time.monotonic(), 0.01))
+
+    def close(self) -> None:
+        """Ends every program, lab machine and file of this VM, whatever state it is in."""
+        self._stopping = True
+        self._stack.close()
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def _wait(self, accept: Callable[[Event], T | None], seconds: float | None, what: str, limit: str) -> T:
+        end = time.monotonic() + seconds if seconds is not None else float("inf")
+        while True:
+            now = time.monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                raise self._told(TimeOver(f"time is over ({self._timeout:g} s) while waiting for {what}"))
+            if now >= end:
+                hint = f"allow more: {limit}" if limit.startswith("-") else f"allow more: --set {limit}=SECONDS"
+                raise self._told(TimeOver(f"waited {seconds:g} s for {what}", hint=hint))
+            event = self.mailbox.take(min(now + TICK_SECONDS, end, self._deadline or end))
+            self.progress.tick()
+            if event is None:
+                continue
+            self._handle(event)
+            result = accept(event)
+            if result is not None:
+                return result
+
+    def _wait_exit(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self._exit_code is None and (now := time.monotonic()) < end:
+            event = self.mailbox.take(min(now + TICK_SECONDS, end))
+            if event is not None:
+                self.record.event(event)
+                if event.source == "exit":
+                    self._note_exit(event)
+
+    def _lab_machine_gone(self, name: str, why: str) -> None:
+        self.mailbox.post(Event("lab", name, {"why": why}))
+
+    @staticmethod
+    def _anything(_event: Event) -> bool:
+        return True
+
+    @staticmethod
+    def _head_ready(event: Event) -> bool | None:
+        return True if (event.source, event.kind) == ("head", "ready") else None
+
+    def _guest_ready(self, event: Event) -> bool | None:
+        if (event.source, event.kind) != ("guest", "ready"):
+            return None
+        try:
+            self.record.guest_ready_uptime = float(event.text("uptime"))
+        except ValueError:
+            self.record.guest_ready_uptime = None
+        return True
+
+    def _end(self, event: Event) -> Ending | None:
+        if (event.source, event.kind) == ("guest", "exit"):
+            self._ending = Ending(int(event.data["code"]))
+        elif (event.source, event.kind) == ("exit", "head"):
+            self._ending = Ending(0, powered_off=True)
+        return self._ending
+
+    def _handle(self, event: Event) -> None:
+        """Notes an event; raises if it means that the VM cannot go on."""
+        self.record.event(event)
+        match event.source, event.kind:
+            case "exit", _:
+                self._note_exit(event)
+                if event.kind == "head":
+                    self._head_ended()
+                else:
+                    self._worker_ended(event)
+            case "qemu", "SHUTDOWN":
+                self._shutdown_reason = event.text("reason")
+            case "head", "node-lost":
+                reason = event.text("reason") or "no reason given"
+                raise self._told(NodeLost(f"{event.text('name') or 'a node'} was lost: {reason}"))
+            case "head", "error":
+                raise self._told(self._failure(event.text("message"), event.text("hint")))
+            case "lab", name:
+                nodes = [node["name"] for node in self.record.nodes if node["host"] == name]
+                message = (
+                    f"{' and '.join(nodes) or 'a node'} was lost: the lab machine {name} is gone: {event.text('why')}"
+                )
+                raise self._told(NodeLost(message) if self._ready else StartError(message))
+            case "guest" | "qemu" | "head", _:
+                pass
+            case name, kind:
+                self._from_worker(name, kind, event)
+
+    def _from_worker(self, name: str, kind: str, event: Event) -> None:
+        worker = next((worker for worker in self._workers if worker.name == name), None)
+        if worker is None:
+            return
+        if kind == "listening":
+            worker.address = event.text("address")
+        elif kind == "error":
+            raise self._told(self._failure(f"{name}: {event.text('message')}", event.text("hint")), worker.log)
+
+    def _failure(self, message: str, hint: str) -> LeviathanError:
+        return (GuestDied if self._ready else StartError)(message, hint=hint or None)
+
+    def _note_exit(self, event: Event) -> None:
+        if event.kind == "head":
+            code = event.data.get("code")
+            self._exit_code = code if code is not None else -1
+        for worker in self._workers:
+            worker.gone |= worker.name == event.kind
+
+    def _worker_ended(self, event: Event) -> None:
+        """A worker ended while the VM runs. The head notices, too, and knows more: it has a moment to say so."""
+        worker = next(worker for worker in self._workers if worker.name == event.kind)
+        end = time.monotonic() + (BLAME_SECONDS if self.head is not None else 0)
+        while (now := time.monotonic()) < end:
+            later = self.mailbox.take(min(now + TICK_SECONDS, end))
+            if later is not None:
+                self._handle(later)
+        how = _how(event.data.get("code"))
+        error = NodeLost(f"{worker.name} was lost: its program on {worker.host.name} {how}")
+        raise self._told(error if self._ready else StartError(error.message), worker.log)
+
+    def _head_ended(self) -> None:
+        assert self.head is not None
+        code = self._exit_code
+        if code == 0 and self._shutdown_reason in ("guest-shutdown", "host-qmp-quit"):
+            return
+        if code == LOST_EXIT:
+            raise self._told(NodeLost("a node was lost; the head did not say which"), self.head.log)
+        if code == 0 and self._shutdown_reason == "guest-reset":
+            raise self._told(
+                GuestDied("the guest rebooted (a kernel panic reboots, too)", hint="--reboot lets it boot again")
+            )
+        message = f"QEMU {_how(code)}"
+        raise self._told((GuestDied if self._ready else StartError)(message), self.head.log)
+
+    def _told(self, error: LeviathanError, log: Tail | None = None) -> LeviathanError:
+        """The error with the last lines that explain it."""
+        logs = {"it said": log.lines() if log else []}
+        if log is None and self.head is not None:
+            logs["QEMU said"] = self.head.log.lines()
+        logs["the console's last lines"] = self.console.lines()
+        for title, lines in logs.items():
+            if lines:
+                error.message += f"\n{title}:\n" + "\n".join(f"  | {line}" for line in lines)
+        return error
+
+
+def _how(code: int | None) -> str:
+    if code is None or code == -1:
+        return "is gone with its host"
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,163 @@
+"""Where the nodes of a VM run: on this machine, or in lab machines where KVM does not run here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from leviathan.errors import StartError, UsageError
+from leviathan.launch.host import Host
+from leviathan.launch.local import LocalHost
+from leviathan.model.machine import Machine
+from leviathan.model.sizes import GIB, format_size
+from leviathan.vm.prepare import Boot
+from leviathan.vm.progress import Progress
+
+__all__ = ["Choice", "Placement", "choose", "place"]
+
+LAB_QEMU = "/usr/bin/qemu-system-x86_64"
+LAB_BASE_MEMORY = GIB
+"""For the lab machine itself, which lives in its initramfs."""
+GUEST_KERNEL = "/guest/vmlinuz"
+GUEST_INITRD = "/guest/initrd"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Native or lab, and why."""
+
+    lab: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class Placement:
+    """A host for every node, in the order of the nodes."""
+
+    choice: Choice
+    hosts: list[Host]
+    qemu: str
+    """Path on the head's host, as the next two."""
+    kernel: str
+    initrd: str
+    pool_path: str | None = None
+    """Memory that hosts of their own share; ``None`` if all nodes are on one host."""
+
+    @property
+    def one_host(self) -> bool:
+        """All nodes are on one host, so that they talk over loopback."""
+        return all(host is self.hosts[0] for host in self.hosts)
+
+
+def choose(machine: Machine, local: LocalHost) -> Choice:
+    """Where to run, by the user's word or by what this machine can do. Raises ``LaunchError``."""
+    if machine.on == "lab":
+        return Choice(lab=True, reason="asked for")
+    facts = local.facts()
+    if machine.on == "native":
+        if facts.kvm is not None:
+            raise StartError(f"--on native: KVM does not run guests here: {facts.kvm}", hint="use --on lab")
+        return Choice(lab=False, reason="asked for")
+    if facts.kvm is not None:
+        return Choice(lab=True, reason=f"KVM does not run guests here ({facts.kvm})")
+    if not machine.stock and facts.userfaultfd is not None:
+        return Choice(lab=True, reason=f"userfaultfd is not allowed here ({facts.userfaultfd})")
+    return Choice(lab=False, reason="KVM runs guests here")
+
+
+def place(
+    machine: Machine,
+    boot: Boot,
+    choice: Choice,
+    local: LocalHost,
+    folder: str,
+    stack: ExitStack,
+    progress: Progress,
+    gone: Callable[[str, str], None],
+) -> Placement:
+    """Makes the hosts and brings kernel and initramfs to the head's; lab machines boot here.
+
+    What is started ends with the stack. ``gone(name, why)`` is called, from a thread, when a lab machine ends unasked.
+    Raises ``StartError``.
+    """
+    if choice.lab:
+        return _place_in_lab(machine, boot, choice, stack, progress, gone)
+    if machine.lab.machines > 1:
+        raise UsageError("lab machines are for hosts without KVM", hint="add --on lab, or leave --lab-machines out")
+    free = local.facts().memory_free
+    if free < machine.memory:
+        raise StartError(
+            f"the guest's memory is {format_size(machine.memory)}, but {local.name} has {free >> 20} MiB free",
+            hint="give it less with --memory",
+        )
+    initrd = f"{folder}/initrd"
+    local.put(initrd, boot.initrd)
+    hosts: list[Host] = [local] * len(machine.shares())
+    return Placement(choice, hosts, boot.qemu.path, str(boot.kernel), initrd)
+
+
+def lab_size(machine: Machine) -> tuple[int, int]:
+    """CPUs and bytes of memory of each lab machine.
+
+    Memory is taken from this machine only as it is touched, so the bound is generous: a node may come to hold copies
+    of all guest memory.
+    """
+    count = machine.lab.machines
+    copies = 1 if machine.stock or count > 1 else min(len(machine.shares()), 2)
+    memory = machine.lab.memory or LAB_BASE_MEMORY + copies * machine.memory
+    host_cpus = os.cpu_count() or 1
+    cpus = machine.lab.cpus or (
+        min(max(host_cpus, 2), max(machine.cpus, 2)) if count == 1 else max(host_cpus // count, 1)
+    )
+    return cpus, memory
+
+
+def _place_in_lab(
+    machine: Machine,
+    boot: Boot,
+    choice: Choice,
+    stack: ExitStack,
+    progress: Progress,
+    gone: Callable[[str, str], None],
+) -> Placement:
+    # Late: only lab runs need it.
+    from leviathan.images.base import ImageError
+    from leviathan.images.kernel import KernelError
+    from leviathan.lab import Lab, LabOptions
+
+    count, shares = machine.lab.machines, len(machine.shares())
+    if count > shares:
+        raise UsageError(f"{count} lab machines for {shares} node{'s' if shares > 1 else ''}: one would be empty")
+    cpus, memory = lab_size(machine)
+    system = Path(LAB_QEMU)
+    pool = machine.pool.size if count > 1 and machine.pool.enabled else 0
+    options = LabOptions(
+        qemu=system if system.exists() else Path(boot.qemu.path),
+        inner_qemu=Path(boot.qemu.path),
+        files={GUEST_KERNEL: boot.kernel, GUEST_INITRD: boot.initrd},
+        boot_seconds=machine.timeouts.lab,
+    )
+    name = "booting the lab machine" if count == 1 else f"booting {count} lab machines"
+    with progress.step(name):
+        try:
+            # A shared memory device has a size that is a power of two.
+            lab = Lab(
+                count,
+                cpus=cpus,
+                memory=memory,
+                shared_pool_bytes=1 << (pool - 1).bit_length() if pool else 0,
+                options=options,
+                on_exit=gone,
+            )
+            stack.enter_context(lab)
+        except (ImageError, KernelError) as error:
+            raise StartError(str(error), hint=error.hint or None) from error
+    first = lab.hosts[0]
+    if first.qemu is None:
+        raise StartError("the lab machine holds no QEMU")
+    # Neighbours share a lab machine when there are fewer machines than nodes.
+    hosts: list[Host] = [lab.hosts[node * count // shares] for node in range(shares)]
+    return Placement(choice, hosts, first.qemu, GUEST_KERNEL, GUEST_INITRD, first.shared_pool if pool else None)
