@@ -186,7 +186,11 @@ fn transmit(
     let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
     let joined;
     let used = if let Some(sealer) = &mut state.sealer {
-        slices[0] = IoSlice::new(sealer.seal(header, parts)?);
+        match sealer.seal(header, parts) {
+            Ok(sealed) => slices[0] = IoSlice::new(sealed),
+            // Record numbers may be used up that the peer will miss.
+            Err(error) => return Err(fail(shared, state, error)),
+        }
         1
     } else {
         slices[0] = IoSlice::new(header);
