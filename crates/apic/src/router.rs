@@ -181,6 +181,13 @@ mod tests {
     }
 
     #[test]
+    fn broadcast_is_not_for_the_holder_of_255_alone() {
+        let mut router = router(2);
+        router.set(1, view(0xff));
+        assert_eq!(resolve(&router, Destination::Physical(0xff), None), [0, 1]);
+    }
+
+    #[test]
     fn physical_follows_the_identifier_not_the_vcpu() {
         let mut router = router(3);
         router.set(0, view(7));

@@ -423,6 +423,7 @@ proptest! {
         prop_assert_eq!(apic.timer_deadline(), Some(due));
         prop_assert_eq!(apic.read(0x390, start), initial);
         prop_assert!(!apic.timer_poll((due - early).max(start)));
+        prop_assert!(!apic.timer_poll(due - 1));
         prop_assert!(apic.read(0x390, due - 1) == 1);
         prop_assert!(apic.timer_poll(due + u64::from(late)));
         prop_assert_eq!(apic.read(0x390, due), 0);
