@@ -98,7 +98,7 @@ fn run_check(check: &str, options: &Options, output: &mut Output) -> Result<()> 
             ));
             let cpus = placement.alternating()?;
             emit(demo::work(&cpus, rounds.div_ceil(10))?);
-            emit(demo::interrupts(&cpus, rounds)?);
+            emit(demo::interrupts(&placement, &cpus, rounds)?);
             demo::memory(&placement, &cpus)?.into_iter().for_each(emit);
         }
         "counters" => counters::run(&placement.one_per_node()?, rounds, emit)?,
