@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
-from leviathan.errors import GuestDied, LeviathanError, NodeLost, StartError, TimeOver
+from leviathan.errors import GuestDied, Interrupted, LeviathanError, NodeLost, StartError, TimeOver
 from leviathan.launch.host import Sink
 from leviathan.launch.local import LocalHost
 from leviathan.launch.streams import Tail
@@ -283,6 +283,8 @@ class Life:
                     f"{' and '.join(nodes) or 'a node'} was lost: the lab machine {name} is gone: {event.text('why')}"
                 )
                 raise self._told(NodeLost(message) if self._ready else StartError(message))
+            case "output", "closed":
+                raise Interrupted(signal.SIGPIPE, "whoever read the output")
             case "guest" | "qemu" | "head", _:
                 pass
             case name, kind:

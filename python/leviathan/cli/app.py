@@ -1,0 +1,223 @@
+"""The commands. Each imports what it needs when it runs, so that ``lev --help`` is quick and works everywhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leviathan import __version__
+from leviathan.cli.options import (
+    AddDir,
+    Append,
+    Cpus,
+    JsonFile,
+    Kernel,
+    LabMachines,
+    MachineFile,
+    Memory,
+    Nodes,
+    NoPool,
+    On,
+    Programs,
+    Qemu,
+    Quiet,
+    Settings,
+    Timeout,
+    check_json_path,
+    machine_from,
+)
+from leviathan.errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="lev",
+    help="One virtual machine out of many machines: stock QEMU, stock Linux.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
+app.add_typer(bench_app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"leviathan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lev(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """One virtual machine out of many machines: stock QEMU, stock Linux."""
+
+
+@app.command()
+def run(
+    file: MachineFile = None,
+    nodes: Nodes = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    on: On = None,
+    lab_machines: LabMachines = None,
+    kernel: Kernel = None,
+    append: Append = None,
+    add: AddDir = None,
+    program: Programs = None,
+    command: Annotated[
+        str | None,
+        typer.Option("--exec", metavar="CMD", help="Run CMD in the guest as root and pass its exit code on."),
+    ] = None,
+    timeout: Timeout = None,
+    qemu: Qemu = None,
+    no_pool: NoPool = False,
+    settings: Settings = None,
+    reboot: Annotated[
+        bool, typer.Option("--reboot", help="With --exec: let the guest reboot (CMD then runs again).")
+    ] = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands and the cluster file; start nothing.")
+    ] = False,
+) -> None:
+    """Boot the guest. With --exec run a command in it; without, give its console (Ctrl-] leaves).
+
+    Exit codes: the command's own; 2 usage, 122 guest or QEMU died, 123 node lost, 124 time over, 125 could not start.
+    """
+    check_json_path(json_file)
+    machine = machine_from(
+        file,
+        settings=settings,
+        no_pool=no_pool,
+        lab_machines=lab_machines,
+        nodes=nodes,
+        cpus=cpus,
+        memory=memory,
+        on=on,
+        kernel=kernel,
+        append=append,
+        add=add,
+        programs=program,
+        qemu=qemu,
+    )
+    if dry_run:
+        from leviathan.vm.plan import print_plan
+
+        print_plan(machine, sys.stdout)
+        return
+    from leviathan.cli.run import run_command, run_console
+
+    if command is None:
+        if reboot:
+            raise UsageError("--reboot goes with --exec; on the console a guest may always reboot")
+        raise typer.Exit(run_console(machine, timeout=timeout, json_file=json_file, quiet=quiet))
+    code, _ = run_command(machine, command, timeout=timeout, json_file=json_file, quiet=quiet, restart_on_reboot=reboot)
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    nodes: Nodes = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    on: On = None,
+    lab_machines: LabMachines = None,
+    qemu: Qemu = None,
+    no_pool: NoPool = False,
+    settings: Settings = None,
+    timeout: Timeout = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Boot one VM over two nodes and check from inside that it is one machine. No arguments needed."""
+    check_json_path(json_file)
+    machine = machine_from(
+        None,
+        settings=settings,
+        no_pool=no_pool,
+        lab_machines=lab_machines,
+        nodes=nodes,
+        cpus=cpus,
+        memory=memory,
+        on=on,
+        qemu=qemu,
+    )
+    from leviathan.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(machine, timeout=timeout, json_file=json_file))
+
+
+@app.command()
+def plan(
+    file: MachineFile = None,
+    nodes: Nodes = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    on: On = None,
+    lab_machines: LabMachines = None,
+    qemu: Qemu = None,
+    no_pool: NoPool = False,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show who runs which CPUs and memory, and every command; start nothing."""
+    machine = machine_from(
+        file,
+        settings=settings,
+        no_pool=no_pool,
+        lab_machines=lab_machines,
+        nodes=nodes,
+        cpus=cpus,
+        memory=memory,
+        on=on,
+        qemu=qemu,
+    )
+    from leviathan.vm.plan import print_plan
+
+    print_plan(machine, sys.stdout, as_json=as_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def node(context: typer.Context) -> None:
+    """A worker by hand: `lev-node serve` with the same arguments (see `lev node --help`)."""
+    from leviathan.cli.node import exec_node
+
+    exec_node(context.args)
+
+
+@app.command()
+def doctor(
+    qemu: Qemu = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check everything that `lev run` needs on this machine, with the reason and remedy of each failure."""
+    from leviathan.doctor import examine, print_findings
+
+    raise typer.Exit(print_findings(examine(qemu), sys.stdout, as_json=as_json))
+
+
+@bench_app.command("boot")
+def bench_boot(
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Boots of each kind.")] = 5,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    on: On = None,
+    qemu: Qemu = None,
+    settings: Settings = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
+    ] = None,
+) -> None:
+    """Boot times: stock QEMU, one node, two nodes with the pool, two without. The ratios are the result."""
+    check_json_path(json_file)
+    machine = machine_from(None, settings=settings, nodes=2, cpus=cpus, memory=memory, on=on, qemu=qemu)
+    from leviathan.bench.boot import bench
+
+    raise typer.Exit(bench(machine, rounds, json_file))

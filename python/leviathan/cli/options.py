@@ -1,0 +1,110 @@
+"""Options that several commands share, and the machine that they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leviathan.errors import UsageError
+from leviathan.model import Machine, load_machine, parse_settings
+
+__all__ = [
+    "AddDir",
+    "Append",
+    "Cpus",
+    "JsonFile",
+    "Kernel",
+    "LabMachines",
+    "MachineFile",
+    "Memory",
+    "NoPool",
+    "Nodes",
+    "On",
+    "Programs",
+    "Qemu",
+    "Quiet",
+    "Settings",
+    "Timeout",
+    "check_json_path",
+    "machine_from",
+]
+
+MachineFile = Annotated[
+    Path | None, typer.Argument(metavar="[MACHINE.toml]", help="Machine file; without one, 4 CPUs and 1G over 2 nodes.")
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", metavar="N", help="Nodes with equal shares; 0: stock QEMU and KVM, as a baseline."),
+]
+Cpus = Annotated[int | None, typer.Option("--cpus", metavar="C", help="CPUs of the guest.")]
+Memory = Annotated[str | None, typer.Option("--memory", metavar="M", help="Memory of the guest, such as 512M or 2G.")]
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="auto|native|lab", help="Where nodes run: here, or in lab machines (no KVM needed)."),
+]
+LabMachines = Annotated[
+    int | None, typer.Option("--lab-machines", metavar="K", help="Lab machines that the nodes are spread over.")
+]
+Kernel = Annotated[Path | None, typer.Option("--kernel", metavar="FILE", help="Kernel of the guest (bzImage).")]
+Append = Annotated[
+    str | None, typer.Option("--append", metavar="WORDS", help="More words for the kernel's command line.")
+]
+AddDir = Annotated[
+    Path | None, typer.Option("--add", metavar="DIR", help="Put the files of DIR into the guest's root.")
+]
+Programs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--program", metavar="FILE", help="Bring a program of this system along, with its libraries. Repeatable."
+    ),
+]
+Qemu = Annotated[str | None, typer.Option("--qemu", metavar="PATH", help="The QEMU to run, as its packager made it.")]
+NoPool = Annotated[bool, typer.Option("--no-pool", help="No shared memory for hot pages: the protocol alone.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any field of a machine file, such as engine.hold_us=100. Repeatable."
+    ),
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="S", help="Give up after so many seconds.", min=0.1)
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write what happened, per node, into FILE.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+
+
+def machine_from(
+    file: Path | None,
+    *,
+    settings: list[str] | None = None,
+    no_pool: bool = False,
+    lab_machines: int | None = None,
+    **fields: Any,
+) -> Machine:
+    """The machine that a file and options describe. Raises ``ConfigError`` or ``UsageError``."""
+    changes: dict[str, Any] = parse_settings(settings or [])
+    changes |= {name: value for name, value in fields.items() if value not in (None, [])}
+    if no_pool:
+        _table(changes, "pool")["enabled"] = False
+    if lab_machines is not None:
+        _table(changes, "lab")["machines"] = lab_machines
+    return load_machine(file, changes)
+
+
+def check_json_path(path: Path | None) -> None:
+    """Finds out before the work, not after it, that the result cannot be written."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise UsageError(f"--json: there is no folder {path.resolve().parent}")
+    if path is not None and path.is_dir():
+        raise UsageError(f"--json: {path} is a folder")
+
+
+def _table(changes: dict[str, Any], name: str) -> dict[str, Any]:
+    table = changes.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"--set {name}=…: {name} has fields of its own")
+    return table
