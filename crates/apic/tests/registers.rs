@@ -287,7 +287,10 @@ fn a_fast_periodic_timer_that_turns_one_shot_ends_with_its_period() {
     apic.write(0x320, 1 << 17 | 0x40, 0);
     apic.write(0x380, 500, 0);
     assert!(apic.timer_poll(1000));
-    assert!(apic.timer_deadline() > Some(2000), "served every few periods");
+    assert!(
+        apic.timer_deadline() > Some(2000),
+        "served every few periods"
+    );
     let effects = apic.write(0x320, 0x40, 1200);
     assert!(effects.timer_changed);
     assert_eq!(apic.timer_deadline(), Some(2000));
