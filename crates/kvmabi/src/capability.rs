@@ -33,6 +33,7 @@ const HIDDEN: &[(u32, &str)] = &[
     (k::KVM_CAP_X86_DISABLE_EXITS, "idle vCPUs must be able to sleep in user space"),
     (k::KVM_CAP_EXIT_HYPERCALL, "hypercalls of protected guests"),
     (k::KVM_CAP_PIT2, "the timer is QEMU's"),
+    (k::KVM_CAP_BINARY_STATS_FD, "a descriptor of another node means nothing here"),
     (k::KVM_CAP_REINJECT_CONTROL, "the timer is QEMU's"),
 ];
 

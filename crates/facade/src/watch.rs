@@ -1,0 +1,101 @@
+//! The watch over the workers, the end of the machine, and its report.
+
+use crate::fail;
+use crate::vm::{self, Vm};
+use lev_mesh::control::{ask_all, BEAT, SILENCE_LIMIT};
+use lev_mesh::message::{control, Event};
+use lev_mesh::peers::spawn;
+use lev_mesh::report::{self, NodeReport};
+use lev_wire::NodeId;
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// A node is gone: the guest cannot go on, because part of its memory and processors is.
+pub fn node_lost(vm: &Vm, node: NodeId, reason: &str) -> ! {
+    lost(node, vm.name_of(node), reason)
+}
+
+/// The same before the machine exists, or from a channel's thread.
+pub fn lost(node: NodeId, name: &str, reason: &str) -> ! {
+    if ENDING.load(Ordering::SeqCst) {
+        // The machine is being taken down; whoever does that ends the process.
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+    fail::event(&json!({"event": "node-lost", "node": node.0, "name": name, "reason": reason}));
+    fail::say(&format!("node {} ({name}) is lost: {reason}", node.0));
+    // SAFETY: ends the process without running other people's exit handlers.
+    unsafe { libc::_exit(fail::NODE_LOST) }
+}
+
+/// What a worker says by itself.
+pub fn on_event(names: &[String], from: NodeId, event: Event) {
+    let name = |node: NodeId| names.get(node.index()).map_or("?", String::as_str);
+    match event {
+        Event::NodeLost { node, reason } => lost(node, name(node), &format!("{reason} (seen by {})", name(from))),
+        Event::Failed { message } => lost(from, name(from), &message),
+    }
+}
+
+/// Starts the beat and arranges the report at QEMU's end.
+pub fn start(vm: &'static Vm) {
+    // SAFETY: a plain function without arguments.
+    unsafe { libc::atexit(at_exit) };
+    if vm.workers().is_empty() {
+        return;
+    }
+    let result = spawn("lev-beat", move || loop {
+        std::thread::sleep(BEAT);
+        if ENDING.load(Ordering::SeqCst) {
+            return;
+        }
+        for worker in vm.workers() {
+            worker.beat();
+            let silence = worker.silence();
+            if silence > SILENCE_LIMIT {
+                node_lost(vm, worker.node, &format!("silent for {:.1} s", silence.as_secs_f64()));
+            }
+        }
+    });
+    if let Err(message) = result {
+        fail::die(fail::NOT_STARTED, &message, None);
+    }
+}
+
+extern "C" fn at_exit() {
+    let Some(vm) = vm::current() else { return };
+    if ENDING.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    if let Some(shared) = &vm.shared {
+        shared.peers.close();
+    }
+    let mut nodes = vec![own_report(vm)];
+    if let Ok(answers) = ask_all(vm.workers(), control::REPORT, 0, &[]) {
+        nodes.extend(answers.iter().filter_map(|answer| serde_json::from_slice(&answer.payload).ok()));
+    }
+    if let Some(path) = &vm.cluster.report {
+        let text = json!({"schema": 1, "nodes": nodes}).to_string();
+        if let Err(error) = std::fs::write(path, text) {
+            fail::say(&format!("cannot write the report {path}: {error}"));
+        }
+    }
+    for worker in vm.workers() {
+        worker.tell(control::GOODBYE);
+    }
+    fail::event(&json!({"event": "ended"}));
+}
+
+fn own_report(vm: &Vm) -> NodeReport {
+    let shared = vm.shared.as_ref();
+    report::collect(
+        0,
+        vm.name_of(NodeId::HEAD),
+        &vm.fabric,
+        shared.map(|shared| &*shared.engine),
+        shared.map(|shared| &*shared.peers.interrupts),
+    )
+}

@@ -1,0 +1,15 @@
+//! The channels of one node to its peers: interrupts and pages between all pairs, control between the head and each worker,
+//! one channel for each vCPU that QEMU drives on another node. The same code serves the facade and the worker.
+
+pub mod control;
+pub mod error;
+pub mod host;
+pub mod interrupts;
+pub mod message;
+pub mod pages;
+pub mod peers;
+pub mod report;
+pub mod run_frame;
+
+pub use error::MeshError;
+pub use peers::Peers;

@@ -1,0 +1,228 @@
+//! The worker's end of the control channel.
+
+use crate::events;
+use crate::worker::{Refusal, Worker};
+use lev_kvmabi::bindings as k;
+use lev_mesh::message::{control as kind, Configure, Configured, DoorbellMessage, Event};
+use lev_mesh::report;
+use lev_transport::{connect, Credentials, Purpose, Sender};
+use lev_vcpu::clock::host_tsc;
+use lev_wire::frame::Header;
+use lev_wire::NodeId;
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const JOIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// The worker's VM, once the head has described it; channels that come earlier wait for it.
+#[derive(Default)]
+pub struct Place {
+    worker: Mutex<Option<Arc<Worker>>>,
+    changed: Condvar,
+}
+
+impl Place {
+    fn set(&self, worker: Arc<Worker>) {
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
+        self.changed.notify_all();
+    }
+
+    /// The VM, if it is there within `limit`.
+    pub fn wait(&self, limit: Duration) -> Option<Arc<Worker>> {
+        let guard = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = self
+            .changed
+            .wait_timeout_while(guard, limit, |worker| worker.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        guard.clone()
+    }
+}
+
+/// Answers the head's requests.
+pub struct ControlServer {
+    /// Where the VM is put.
+    pub place: Arc<Place>,
+    /// For the channels to other workers.
+    pub credentials: Arc<Credentials>,
+    /// To the head.
+    pub sender: Sender,
+    /// When the head was last heard.
+    pub heard: Arc<Mutex<Instant>>,
+}
+
+impl ControlServer {
+    /// Handles one request.
+    ///
+    /// # Errors
+    /// The channel to the head is gone.
+    pub fn on_frame(&self, header: Header, payload: &[u8]) -> Result<(), String> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        // Answered before anything else: the time between the head's two readings is the error of the clock.
+        if header.kind == kind::CLOCK_SAMPLE {
+            return self.reply(header.arg, 0, &host_tsc().to_le_bytes());
+        }
+        match self.perform(header, payload) {
+            Ok(answer) => self.reply(header.arg, 0, &answer),
+            Err(refusal) => self.reply(header.arg, refusal.errno, refusal.message.as_bytes()),
+        }
+    }
+
+    fn reply(&self, number: u64, errno: i32, payload: &[u8]) -> Result<(), String> {
+        self.sender.send(kind::REPLY, errno as u16, number, &[payload]).map_err(|error| error.to_string())
+    }
+
+    fn perform(&self, header: Header, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+        match header.kind {
+            kind::PING => return Ok(Vec::new()),
+            kind::GOODBYE => self.leave(),
+            kind::CONFIGURE => return self.configure(payload),
+            _ => {}
+        }
+        let worker = self
+            .place
+            .wait(Duration::ZERO)
+            .ok_or_else(|| Refusal::because(libc::EINVAL, "the worker has not been configured"))?;
+        match header.kind {
+            kind::JOIN => self.join(&worker)?,
+            kind::CREATE_VCPU => worker.create_vcpu(u32::from(header.tag))?,
+            kind::SEGMENT => worker.add_segment(&parse(payload)?)?,
+            kind::SLOT => worker.set_slot(region(payload)?)?,
+            kind::VM_CALL => worker.vm_call(payload)?,
+            kind::MSR_FILTER => worker.msr_filter(payload)?,
+            kind::DIRTY_LOG => {
+                let slot = payload
+                    .first_chunk::<4>()
+                    .ok_or_else(|| Refusal::because(libc::EINVAL, "bad request for a dirty log"))?;
+                return worker.dirty_log(u32::from_le_bytes(*slot));
+            }
+            kind::CLEAR_DIRTY_LOG => worker.clear_dirty_log(payload)?,
+            kind::DOORBELLS => {
+                let bells: Vec<DoorbellMessage> = parse(payload)?;
+                worker.fabric.set_doorbells(bells.into_iter().map(Into::into).collect());
+            }
+            kind::SET_CLOCK => {
+                let offset = payload
+                    .first_chunk::<8>()
+                    .ok_or_else(|| Refusal::because(libc::EINVAL, "bad clock"))?;
+                worker.fabric.set_clock(u64::from_le_bytes(*offset));
+            }
+            kind::REPORT => return Ok(report_of(&worker)),
+            other => {
+                return Err(Refusal::because(libc::EINVAL, format!("unknown control request {other}")));
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn configure(&self, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let configure: Configure = parse(payload)?;
+        if configure.node.index() >= configure.cluster.nodes.len() {
+            return Err(Refusal::because(libc::EINVAL, format!("{} is not in the cluster", configure.node)));
+        }
+        if self.place.wait(Duration::ZERO).is_some() {
+            return Err(Refusal::because(libc::EBUSY, "the worker already serves a VM"));
+        }
+        let sender = self.sender.clone();
+        let on_lost = Box::new(move |node: NodeId, reason: String| {
+            events::emit(&serde_json::json!({"event": "lost", "node": node.0, "message": reason}));
+            tell(&sender, &Event::NodeLost { node, reason });
+        });
+        let sender = self.sender.clone();
+        let on_fatal = Box::new(move |error: lev_dsm::DsmError| {
+            events::error(&error.to_string(), None);
+            tell(&sender, &Event::Failed { message: error.to_string() });
+        });
+        let worker = Worker::new(configure, on_lost, on_fatal)?;
+        self.place.set(Arc::new(worker));
+        let configured = Configured {
+            tsc_khz: tsc_khz(),
+            memory_available: memory_available(),
+            pid: process::id(),
+        };
+        Ok(serde_json::to_vec(&configured).unwrap_or_default())
+    }
+
+    /// Connects to the workers with higher numbers; the others connect to this one.
+    fn join(&self, worker: &Arc<Worker>) -> Result<(), Refusal> {
+        let me = worker.configure.node;
+        for (index, node) in worker.configure.cluster.nodes.iter().enumerate().skip(me.index() + 1) {
+            let to = NodeId(index as u16);
+            let address = node
+                .address
+                .as_deref()
+                .ok_or_else(|| Refusal::because(libc::EINVAL, format!("{to} has no address")))?;
+            for purpose in [Purpose::Interrupt, Purpose::Page] {
+                let channel = connect(address, to, purpose, &self.credentials, JOIN_LIMIT)
+                    .map_err(|error| Refusal::because(libc::ECONNREFUSED, error.to_string()))?;
+                worker.peers.attach(channel).map_err(|what| Refusal::because(libc::EPROTO, what))?;
+            }
+        }
+        let missing = worker.peers.wait_all(JOIN_LIMIT);
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            let names: Vec<_> = missing.iter().map(NodeId::to_string).collect();
+            Err(Refusal::because(libc::ETIMEDOUT, format!("no connection from {}", names.join(", "))))
+        }
+    }
+
+    fn leave(&self) -> ! {
+        if let Some(worker) = self.place.wait(Duration::ZERO) {
+            worker.peers.close();
+        }
+        events::emit(&serde_json::json!({"event": "goodbye"}));
+        process::exit(0);
+    }
+}
+
+fn tell(sender: &Sender, event: &Event) {
+    if let Ok(bytes) = serde_json::to_vec(event) {
+        let _ = sender.send(kind::EVENT, 0, 0, &[&bytes]);
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(payload)
+        .map_err(|error| Refusal::because(libc::EINVAL, format!("bad control message: {error}")))
+}
+
+fn region(payload: &[u8]) -> Result<k::kvm_userspace_memory_region, Refusal> {
+    let bytes: &[u8; 32] =
+        payload.try_into().map_err(|_| Refusal::because(libc::EINVAL, "bad memory slot"))?;
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let wide = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    Ok(k::kvm_userspace_memory_region {
+        slot: word(0),
+        flags: word(4),
+        guest_phys_addr: wide(8),
+        memory_size: wide(16),
+        userspace_addr: wide(24),
+    })
+}
+
+fn report_of(worker: &Worker) -> Vec<u8> {
+    let node = worker.configure.node;
+    let name = &worker.configure.cluster.nodes[node.index()].name;
+    let report =
+        report::collect(
+        node.0,
+        name,
+        &worker.fabric,
+        Some(&worker.engine),
+        Some(&worker.peers.interrupts),
+    );
+    serde_json::to_vec(&report).unwrap_or_default()
+}
+
+fn tsc_khz() -> u32 {
+    lev_mesh::host::tsc_khz().unwrap_or(0)
+}
+
+fn memory_available() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
+}

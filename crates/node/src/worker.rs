@@ -1,0 +1,325 @@
+//! A worker's virtual machine: a real KVM VM with the same memory slots as the head's, and the vCPUs given to it.
+
+use crate::memory::Window;
+use crate::probe::map_run_page;
+use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
+use lev_kvmabi::bindings as k;
+use lev_kvmabi::{ioctl, os};
+use lev_mesh::interrupts::{InterruptPeers, Link};
+use lev_mesh::message::{Configure, Segment};
+use lev_mesh::pages::PagePeers;
+use lev_mesh::peers::{OnLost, Peers};
+use lev_vcpu::{Fabric, Vcpu};
+use lev_wire::NodeId;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a request to the worker failed: errno and a sentence for the user.
+#[derive(Debug)]
+pub struct Refusal {
+    /// errno.
+    pub errno: i32,
+    /// One sentence; empty if the errno says it all.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with a sentence.
+    pub fn because(errno: i32, message: impl Into<String>) -> Self {
+        Self { errno, message: message.into() }
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Self { errno: error.raw_os_error().unwrap_or(libc::EIO), message: String::new() }
+    }
+}
+
+impl From<lev_dsm::DsmError> for Refusal {
+    fn from(error: lev_dsm::DsmError) -> Self {
+        Self::because(libc::EIO, error.to_string())
+    }
+}
+
+/// The VM of this worker.
+pub struct Worker {
+    /// What the head said.
+    pub configure: Configure,
+    device: File,
+    vm: OwnedFd,
+    /// The interrupt fabric.
+    pub fabric: Arc<Fabric>,
+    /// The coherence engine.
+    pub engine: Arc<Engine>,
+    /// Channels to the other nodes.
+    pub peers: Arc<Peers>,
+    window: Mutex<Window>,
+    /// Bytes of each slot's dirty bitmap, by slot number.
+    slots: Mutex<HashMap<u32, u64>>,
+    vcpu_fds: Mutex<Vec<OwnedFd>>,
+}
+
+impl Worker {
+    /// Makes the VM.
+    ///
+    /// # Errors
+    /// KVM, userfaultfd or the pool cannot be used; the sentence names which.
+    pub fn new(
+        configure: Configure,
+        on_lost: OnLost,
+        on_fatal: Box<dyn Fn(lev_dsm::DsmError) + Send + Sync>,
+    ) -> Result<Self, Refusal> {
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .map_err(|error| Refusal::because(libc::ENODEV, format!("/dev/kvm: {error}")))?;
+        // SAFETY: CREATE_VM takes a number; the result is a new descriptor.
+        let vm = unsafe {
+            OwnedFd::from_raw_fd(os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0)?)
+        };
+        let cluster = &configure.cluster;
+        let nodes = cluster.nodes.len();
+        let vcpus = cluster.nodes.iter().flat_map(|node| &node.vcpus).max().map_or(0, |last| last + 1);
+        let mut owners = vec![NodeId::HEAD; vcpus as usize];
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            for vcpu in &node.vcpus {
+                owners[*vcpu as usize] = NodeId(index as u16);
+            }
+        }
+        let fabric = Arc::new(Fabric::new(configure.node, owners));
+        let interrupts = Arc::new(InterruptPeers::new(configure.node, nodes));
+        fabric.connect(Box::new(Link(Arc::clone(&interrupts))));
+        let pages = Arc::new(PagePeers::new(nodes));
+        let config = EngineConfig {
+            me: configure.node,
+            nodes: nodes as u16,
+            options: cluster.engine.clone(),
+            pool: open_pool(&configure)?,
+            on_fatal,
+        };
+        let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
+        let peers = Peers::new(
+            configure.node,
+            interrupts,
+            pages,
+            Arc::clone(&fabric),
+            Arc::clone(&engine),
+            nodes,
+            on_lost,
+            Box::new(|_| ()),
+        );
+        let window = Window::reserve()
+            .map_err(|error| Refusal::because(libc::ENOMEM, format!("cannot reserve addresses: {error}")))?;
+        Ok(Self {
+            configure,
+            device,
+            vm,
+            fabric,
+            engine,
+            peers,
+            window: Mutex::new(window),
+            slots: Mutex::new(HashMap::new()),
+            vcpu_fds: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Adds one of this node's vCPUs.
+    ///
+    /// # Errors
+    /// KVM's errno, or the number is not this node's.
+    pub fn create_vcpu(&self, id: u32) -> Result<(), Refusal> {
+        // SAFETY: CREATE_VCPU takes a number; the result is a new descriptor.
+        let fd = unsafe {
+            OwnedFd::from_raw_fd(os::ioctl(self.vm.as_raw_fd(), ioctl::CREATE_VCPU, id as usize)?)
+        };
+        let page = map_run_page(self.device.as_raw_fd(), &fd)?;
+        let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page));
+        if !self.fabric.add(vcpu) {
+            return Err(Refusal::because(libc::EEXIST, format!("vCPU {id} is not this node's")));
+        }
+        self.vcpu_fds.lock().unwrap_or_else(PoisonError::into_inner).push(fd);
+        Ok(())
+    }
+
+    /// Bytes of extended state of a vCPU (`KVM_CAP_XSAVE2`).
+    pub fn xsave_len(&self) -> usize {
+        // SAFETY: CHECK_EXTENSION takes a number.
+        let len = unsafe {
+            os::ioctl(self.vm.as_raw_fd(), ioctl::CHECK_EXTENSION, k::KVM_CAP_XSAVE2 as usize)
+        };
+        len.map_or(4096, |len| (len as usize).max(4096))
+    }
+
+    /// Makes a range of guest memory coherent.
+    ///
+    /// # Errors
+    /// The range overlaps another one, or userfaultfd refuses.
+    pub fn add_segment(&self, segment: &Segment) -> Result<(), Refusal> {
+        let pages = segment.homes.iter().map(|(pages, _)| pages).sum();
+        let local = self
+            .window
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map(segment.first_page, pages)
+            .map_err(|error| Refusal::because(libc::ENOMEM, format!("guest memory: {error}")))?;
+        self.engine.prepare(SegmentSpec {
+            first_page: segment.first_page,
+            pages,
+            local,
+            homes: segment.homes.clone(),
+            backing: Backing::Anonymous,
+        })?;
+        self.engine.activate(segment.first_page, &segment.populated)?;
+        Ok(())
+    }
+
+    /// Adds, changes or removes a memory slot; `userspace_addr` is QEMU's.
+    ///
+    /// # Errors
+    /// KVM's errno, or part of the slot is no coherent memory.
+    pub fn set_slot(&self, mut region: k::kvm_userspace_memory_region) -> Result<(), Refusal> {
+        if region.memory_size > 0 {
+            let first = region.userspace_addr / 4096;
+            let pages = region.memory_size / 4096;
+            let covered: u64 =
+                self.engine.contains(first, pages).iter().map(|range| range.end - range.start).sum();
+            if covered != pages {
+                let message = format!("slot {:#x}: {covered} of {pages} pages are known", region.guest_phys_addr);
+                return Err(Refusal::because(libc::EFAULT, message));
+            }
+            region.userspace_addr = crate::memory::Window::translate(region.userspace_addr);
+        }
+        // SAFETY: the memory behind the slot is mapped in the window (every page is a segment's) and stays.
+        unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::SET_USER_MEMORY_REGION, &mut region)? };
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // The kernel rounds a bitmap up to 64-bit words.
+        slots.insert(region.slot, (region.memory_size / 4096).div_ceil(64) * 8);
+        Ok(())
+    }
+
+    /// Fetches (and resets) a slot's dirty bitmap.
+    ///
+    /// # Errors
+    /// KVM's errno.
+    pub fn dirty_log(&self, slot: u32) -> Result<Vec<u8>, Refusal> {
+        let len = self.slot_bitmap(slot)?;
+        let mut bitmap = vec![0u64; len / 8];
+        let mut log: k::kvm_dirty_log = Default::default();
+        log.slot = slot;
+        log.__bindgen_anon_1.dirty_bitmap = bitmap.as_mut_ptr().cast();
+        // SAFETY: the bitmap has room for every page of the slot.
+        unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::GET_DIRTY_LOG, &mut log)? };
+        Ok(bitmap.iter().flat_map(|word| word.to_le_bytes()).collect())
+    }
+
+    /// Clears bits of a slot's dirty bitmap. `payload`: slot, number of pages, first page, bitmap.
+    ///
+    /// # Errors
+    /// KVM's errno, or a bitmap of the wrong length.
+    pub fn clear_dirty_log(&self, payload: &[u8]) -> Result<(), Refusal> {
+        let bad = || Refusal::because(libc::EINVAL, "bad request to clear a dirty log");
+        let (head, bits) = payload.split_first_chunk::<16>().ok_or_else(bad)?;
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (slot, pages) = (word(0), word(4));
+        let first_page = u64::from(word(8)) | u64::from(word(12)) << 32;
+        if bits.len() != (pages as usize).div_ceil(64) * 8 {
+            return Err(bad());
+        }
+        let mut bitmap: Vec<u64> = bits
+            .chunks_exact(8)
+            .map(|chunk| u64::from_le_bytes([
+                chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
+            ]))
+            .collect();
+        let mut log: k::kvm_clear_dirty_log = Default::default();
+        (log.slot, log.num_pages, log.first_page) = (slot, pages, first_page);
+        log.__bindgen_anon_1.dirty_bitmap = bitmap.as_mut_ptr().cast();
+        // SAFETY: the bitmap covers `num_pages` (checked).
+        unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::CLEAR_DIRTY_LOG, &mut log)? };
+        Ok(())
+    }
+
+    fn slot_bitmap(&self, slot: u32) -> Result<usize, Refusal> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        match slots.get(&slot) {
+            Some(len) if *len > 0 => Ok(*len as usize),
+            _ => Err(Refusal::because(libc::ENOENT, format!("no memory slot {slot:#x}"))),
+        }
+    }
+
+    /// A VM ioctl whose argument has no pointers. `payload`: ioctl number, argument.
+    ///
+    /// # Errors
+    /// KVM's errno, or an ioctl that this call is not for.
+    pub fn vm_call(&self, payload: &[u8]) -> Result<(), Refusal> {
+        let bad = || Refusal::because(libc::EINVAL, "bad VM call");
+        let (number, argument) = payload.split_first_chunk::<4>().ok_or_else(bad)?;
+        let request = u32::from_le_bytes(*number);
+        let allowed = [
+            ioctl::ENABLE_CAP,
+            ioctl::SET_TSS_ADDR,
+            ioctl::SET_IDENTITY_MAP_ADDR,
+            ioctl::SET_BOOT_CPU_ID,
+        ];
+        if !allowed.contains(&request) || argument.len() != ioctl::size(request).max(8) {
+            return Err(Refusal::because(libc::EINVAL, format!("VM call {request:#x} cannot be sent")));
+        }
+        let mut aligned = [0u64; 16];
+        for (word, bytes) in aligned.iter_mut().zip(argument.chunks(8)) {
+            let mut full = [0; 8];
+            full[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(full);
+        }
+        let value = if ioctl::size(request) == 0 { aligned[0] as usize } else { aligned.as_ptr() as usize };
+        // SAFETY: one of four calls; the argument has the call's size (checked) and no pointers.
+        unsafe { os::ioctl(self.vm.as_raw_fd(), request, value)? };
+        Ok(())
+    }
+
+    /// Sets the MSR filter: the structure with its bitmaps behind it.
+    ///
+    /// # Errors
+    /// KVM's errno, or lengths that do not fit.
+    pub fn msr_filter(&self, payload: &[u8]) -> Result<(), Refusal> {
+        let bad = || Refusal::because(libc::EINVAL, "bad MSR filter");
+        let len = std::mem::size_of::<k::kvm_msr_filter>();
+        let (fixed, mut rest) = payload.split_at_checked(len).ok_or_else(bad)?;
+        let mut filter: k::kvm_msr_filter = Default::default();
+        // SAFETY: plain integers and pointers; the pointers are replaced below before anybody follows them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(fixed.as_ptr(), std::ptr::from_mut(&mut filter).cast(), len);
+        }
+        let mut bitmaps: Vec<Vec<u8>> = Vec::new();
+        for range in &mut filter.ranges {
+            range.bitmap = std::ptr::null_mut();
+            let bytes = (range.nmsrs as usize).div_ceil(8);
+            if bytes > 0 {
+                let (bits, after) = rest.split_at_checked(bytes).ok_or_else(bad)?;
+                rest = after;
+                // The kernel copies whole words.
+                let mut owned = bits.to_vec();
+                owned.resize(bytes.div_ceil(8) * 8, 0);
+                range.bitmap = owned.as_mut_ptr();
+                bitmaps.push(owned);
+            }
+        }
+        // SAFETY: every bitmap covers its range's MSRs and lives until after the call.
+        unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::X86_SET_MSR_FILTER, &mut filter)? };
+        drop(bitmaps);
+        Ok(())
+    }
+}
+
+fn open_pool(configure: &Configure) -> Result<Option<PoolMapping>, Refusal> {
+    let (Some(pool), Some(path)) = (&configure.cluster.pool, &configure.pool_path) else { return Ok(None) };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| Refusal::because(libc::ENXIO, format!("shared memory {path}: {error}")))?;
+    Ok(Some(PoolMapping { fd: file.into(), offset: 0, len: pool.len }))
+}
