@@ -1,0 +1,231 @@
+//! One page on one node: its node part and, at home, its directory entry, with messages between the two looped.
+
+use crate::home::HomePage;
+use crate::message::{Access, Action, Demand, Illegal, Message, Slot};
+use crate::node::NodePage;
+use lev_wire::NodeId;
+use std::collections::VecDeque;
+
+/// What is the same for all pages.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// This node.
+    pub me: NodeId,
+    /// A page moves into the pool when its rights have changed hands so often; 0: never.
+    pub promote_after: u32,
+    /// A deliberate mistake, to see that the model checker finds it.
+    #[cfg(test)]
+    pub(crate) mutation: Option<Mutation>,
+}
+
+impl Rules {
+    /// Rules of node `me`.
+    #[must_use]
+    pub fn new(me: NodeId, promote_after: u32) -> Self {
+        Self {
+            me,
+            promote_after,
+            #[cfg(test)]
+            mutation: None,
+        }
+    }
+}
+
+/// Mistakes that the model checker must find.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// The home allows a write before all sharers have dropped their copies.
+    GrantBeforeDrops,
+    /// The home takes the next request before the requester has installed the page.
+    IdleBeforeInstalled,
+    /// The home believes a writer's claim that it still has its shared copy.
+    TrustOldCopy,
+    /// The owner keeps its copy when it hands the page to a writer.
+    OwnerKeepsCopy,
+    /// The owner goes on writing after it gave a reader a copy.
+    OwnerKeepsWriting,
+    /// Requests that come while the home is busy are lost.
+    ForgetQueued,
+    /// Promotion collects from one sharer and lets the others keep their copies.
+    PromoteKeepsSharers,
+    /// The supplier uses the pool before the others have dropped their copies.
+    SupplierMapsAtOnce,
+}
+
+/// `true` if the rules carry this deliberate mistake; constant `false` outside of tests.
+macro_rules! mutated {
+    ($rules:expr, $name:ident) => {{
+        #[cfg(test)]
+        {
+            $rules.mutation == Some($crate::page::Mutation::$name)
+        }
+        #[cfg(not(test))]
+        {
+            let _ = &$rules;
+            false
+        }
+    }};
+}
+pub(crate) use mutated;
+
+/// What the state machine must ask while it runs.
+pub trait Surroundings {
+    /// Whether the local copy is younger than its minimal holding time. Only asked when a demand would take it.
+    fn held(&mut self) -> bool;
+    /// A free slot of the pool, out of this home's part. Only asked when a page is to be promoted.
+    fn take_slot(&mut self) -> Option<Slot>;
+}
+
+/// Where the parts of a page put what they want done.
+pub(crate) struct Outbox<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) rules: &'a Rules,
+    surroundings: &'a mut dyn Surroundings,
+    actions: &'a mut Vec<Action>,
+    to_self: VecDeque<Message>,
+}
+
+impl Outbox<'_> {
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        if to == self.me {
+            self.to_self.push_back(message);
+        } else {
+            self.actions.push(Action::Send(to, message));
+        }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    pub(crate) fn take_slot(&mut self) -> Option<Slot> {
+        self.surroundings.take_slot()
+    }
+}
+
+/// One page on one node, for the time of one event.
+pub struct Page<'a> {
+    /// What is the same for all pages.
+    pub rules: &'a Rules,
+    /// The page's home.
+    pub home: NodeId,
+    /// The node's part.
+    pub node: &'a mut NodePage,
+    /// The home's part; `Some` exactly if this node is the home.
+    pub entry: Option<&'a mut HomePage>,
+}
+
+impl Page<'_> {
+    /// A thread of this node faulted on the page.
+    ///
+    /// # Errors
+    /// Never for a fault of this node itself, unless [`Page::entry`] is missing at home.
+    pub fn fault(
+        &mut self,
+        access: Access,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Illegal> {
+        self.run(surroundings, actions, |page, outbox| {
+            page.node.fault(access, page.home, outbox);
+            Ok(())
+        })
+    }
+
+    /// A message of another node arrived.
+    ///
+    /// # Errors
+    /// The protocol does not allow the message now: the peer is broken, and the actions must not be carried out.
+    pub fn receive(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Illegal> {
+        self.run(surroundings, actions, |page, outbox| {
+            page.dispatch(from, message, outbox)
+        })
+    }
+
+    /// The holding time of a deferred demand is over.
+    ///
+    /// # Errors
+    /// The page is not held any more: the peer is broken.
+    pub fn resume(
+        &mut self,
+        demand: Demand,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Illegal> {
+        self.run(surroundings, actions, |page, outbox| {
+            page.node.demand(demand, false, page.home, outbox)
+        })
+    }
+
+    /// This node wants the page to be zero everywhere; [`Action::DiscardDone`] follows, at once or later.
+    ///
+    /// # Errors
+    /// Never for a request of this node itself, unless [`Page::entry`] is missing at home.
+    pub fn discard(
+        &mut self,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Illegal> {
+        self.run(surroundings, actions, |page, outbox| {
+            outbox.send(page.home, Message::Discard);
+            Ok(())
+        })
+    }
+
+    fn run(
+        &mut self,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+        first: impl FnOnce(&mut Self, &mut Outbox<'_>) -> Result<(), Illegal>,
+    ) -> Result<(), Illegal> {
+        let (rules, me) = (self.rules, self.rules.me);
+        let mut outbox = Outbox {
+            me,
+            rules,
+            surroundings,
+            actions,
+            to_self: VecDeque::new(),
+        };
+        first(self, &mut outbox)?;
+        while let Some(message) = outbox.to_self.pop_front() {
+            self.dispatch(me, message, &mut outbox)?;
+        }
+        Ok(())
+    }
+
+    fn dispatch(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        outbox: &mut Outbox<'_>,
+    ) -> Result<(), Illegal> {
+        match message {
+            Message::Get(_) | Message::Discard | Message::Installed | Message::Dropped => {
+                match &mut self.entry {
+                    Some(entry) => entry.receive(from, message, outbox),
+                    None => Err(Illegal("this node is not the home of the page")),
+                }
+            }
+            Message::Contents { .. } => self.node.answer(message, self.home, outbox),
+            _ if from != self.home => Err(Illegal("only the home of the page may say this")),
+            Message::Demand(demand) => {
+                let held = outbox.surroundings.held();
+                self.node.demand(demand, held, self.home, outbox)
+            }
+            Message::Discarded => {
+                outbox.act(Action::DiscardDone);
+                Ok(())
+            }
+            Message::Grant(_) | Message::GrantZero | Message::UsePool(_) => {
+                self.node.answer(message, self.home, outbox)
+            }
+        }
+    }
+}
