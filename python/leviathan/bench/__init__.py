@@ -1,0 +1,1 @@
+"""Measurements whose result is a ratio between runs on the same host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,9 @@ def start_head(
 ) -> Head:
     """Starts QEMU. ``cluster`` is ``None`` for the baseline. Raises ``LaunchError``."""
     files = HeadFiles(command.folder)
+    argv = head_command(machine, command)
+    # Makes the folder, and tells whoever looks into it what runs.
+    host.put(f"{command.folder}/qemu.command", (shlex.join(argv) + "\n").encode())
     if cluster is not None:
         host.put(files.cluster, json.dumps(cluster).encode(), 0o600)
     pipes = Pipes(host, command.folder)
@@ -99,7 +103,7 @@ def start_head(
     if cluster is not None:
         relays.append(pipes.read("events", json_events(mailbox, "head", lambda line: log(line.encode() + b"\n"))))
     process = host.spawn(
-        head_command(machine, command),
+        argv,
         env=head_environment(machine, host.bin_dir, files.cluster),
         stdout=streams.console,
         stderr=log,
