@@ -71,7 +71,7 @@ pub struct Observed {
     pub foreign: u64,
     /// Bytes that went back to the old value.
     pub backward: u64,
-    /// Own neighbouring bytes that another thread's store changed.
+    /// Words that were not as their only writer had left them.
     pub clobbered: u64,
     /// 4-byte halves seen partly old, partly new (allowed).
     pub torn_halves: u64,
@@ -106,15 +106,18 @@ impl Observed {
     }
 }
 
-/// Bytes that were wrong in one of the three ways.
+/// What was wrong in one of the three ways.
 pub fn plain_verdict(seen: &Observed) -> Vec<String> {
     let kinds = [
-        (seen.foreign, "held a value that nobody stored there"),
-        (seen.backward, "went back to an older value"),
-        (seen.clobbered, "were changed by a store beside them"),
+        (seen.foreign, "bytes held a value that nobody stored there"),
+        (seen.backward, "bytes went back to an older value"),
+        (
+            seen.clobbered,
+            "times a word was not as its only writer had left it",
+        ),
     ];
     let wrong = kinds.iter().filter(|(n, _)| *n > 0);
-    wrong.map(|(n, what)| format!("{n} bytes {what}")).collect()
+    wrong.map(|(n, what)| format!("{n} {what}")).collect()
 }
 
 struct Plain<'a> {
@@ -122,31 +125,24 @@ struct Plain<'a> {
     crossing: usize,
     published: &'a AtomicU64,
     seen: &'a AtomicU64,
+    observers: u64,
 }
 
 impl Plain<'_> {
-    fn neighbours(&self) -> [usize; 2] {
-        [self.crossing - 8, self.crossing + 8]
-    }
-
     /// Stores the value of each round over the boundary, then waits for the observers.
-    fn write(&self, member: &Member, rounds: u64, observers: u64) -> Observed {
+    fn write(&self, member: &Member, rounds: u64) -> Observed {
         let mut observed = Observed::default();
+        let word = self.pages.at(self.crossing);
         for round in 1..=rounds {
-            let value = u64::from_ne_bytes([round as u8; 8]);
+            let [old, new] = [round - 1, round].map(|r| u64::from_ne_bytes([r as u8; 8]));
             self.published.store(round, Release);
             // SAFETY: the 8 bytes lie inside the pages; only this thread stores to them.
-            let back = unsafe {
-                asm::store_u64(self.pages.at(self.crossing), value);
-                asm::load_u64(self.pages.at(self.crossing))
-            };
-            let changed = back
-                .to_ne_bytes()
-                .iter()
-                .filter(|b| **b != round as u8)
-                .count();
-            observed.clobbered += changed as u64;
-            member.spin_until(|| self.seen.load(Acquire) == round * observers);
+            unsafe {
+                // Only now: right after a store the load would be served from it.
+                observed.clobbered += u64::from(asm::load_u64(word) != old);
+                asm::store_u64(word, new);
+            }
+            member.spin_until(|| self.seen.load(Acquire) == round * self.observers);
             member.progress(round);
         }
         observed
@@ -155,8 +151,12 @@ impl Plain<'_> {
     /// Looks at the bytes until all are new, while storing to the bytes beside them.
     fn observe(&self, member: &Member, rounds: u64) -> Observed {
         let mut observed = Observed::default();
-        // The first observer owns the bytes before the crossing word, the second those after.
-        let own = (member.tid <= 2).then(|| self.pages.at(self.neighbours()[member.tid - 1]));
+        // The first observer owns the bytes before the crossing word, the last those after.
+        let last = self.observers as usize;
+        let sides = [(1, self.crossing - 8), (last, self.crossing + 8)];
+        let own = sides.into_iter().filter(|(owner, _)| *owner == member.tid);
+        let own: Vec<*mut u8> = own.map(|(_, offset)| self.pages.at(offset)).collect();
+        let mut stamp = 0;
         for round in 1..=rounds {
             member.spin_until(|| self.published.load(Acquire) >= round);
             let (old, new) = ((round - 1) as u8, round as u8);
@@ -164,16 +164,17 @@ impl Plain<'_> {
             let mut looks = 0u64;
             member.spin_until(|| {
                 looks += 1;
-                let stamp = round << 16 | looks & 0xffff;
+                let next = round << 16 | looks & 0xffff;
                 let bytes = std::array::from_fn(|i| self.pages.u8(self.crossing + i).load(Relaxed));
-                if let Some(own) = own {
+                for &own in &own {
                     // SAFETY: these 8 bytes lie inside the pages and are this thread's alone.
-                    let back = unsafe {
-                        asm::store_u64(own, stamp);
-                        asm::load_u64(own)
-                    };
-                    observed.clobbered += u64::from(back != stamp);
+                    unsafe {
+                        // Only now: right after a store the load would be served from it.
+                        observed.clobbered += u64::from(asm::load_u64(own) != stamp);
+                        asm::store_u64(own, next);
+                    }
                 }
+                stamp = next;
                 observed.look(bytes, old, new, &mut arrived);
                 // A byte with a foreign value never arrives: do not wait for it for ever.
                 arrived == 0xff || observed.foreign > 1000
@@ -195,10 +196,11 @@ fn plain(name: &str, crossing: usize, cpus: &[usize], rounds: u64) -> Result<Rep
         crossing,
         published,
         seen,
+        observers: cpus.len() as u64 - 1,
     };
     let begin = Instant::now();
     let observed = team::run(cpus, |member| match member.tid {
-        0 => plain.write(member, rounds, cpus.len() as u64 - 1),
+        0 => plain.write(member, rounds),
         _ => plain.observe(member, rounds),
     });
     let observed = Observed::join(&observed);
