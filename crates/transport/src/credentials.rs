@@ -142,6 +142,42 @@ mod tests {
     }
 
     #[test]
+    fn credentials_come_from_the_cluster_description() {
+        let node = |name: &str| lev_wire::cluster::Node {
+            name: name.into(),
+            address: None,
+            vcpus: vec![],
+        };
+        let mut cluster = Cluster {
+            schema: 1,
+            run_id: "0123456789abcdef".repeat(2),
+            secret: "5a".repeat(32),
+            nodes: vec![node("head"), node("worker")],
+            memory: vec![],
+            pool: None,
+            encrypt: Encrypt::On,
+            engine: Default::default(),
+            events: None,
+            report: None,
+        };
+        let credentials = Credentials::from_cluster(&cluster, NodeId(1)).unwrap();
+        assert_eq!(credentials.run_id[..3], [0x01, 0x23, 0x45]);
+        assert_eq!(credentials.secret, [0x5a; 32]);
+        assert_eq!(
+            (credentials.me, credentials.encrypt),
+            (NodeId(1), Encrypt::On)
+        );
+        let error = Credentials::from_cluster(&cluster, NodeId(2)).unwrap_err();
+        assert!(error.to_string().contains("node2"), "{error}");
+        cluster.secret.replace_range(0..1, "x");
+        let error = Credentials::from_cluster(&cluster, NodeId(1)).unwrap_err();
+        assert!(
+            error.to_string().contains("secret") && !error.to_string().contains("5a5a"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn debug_hides_the_secret() {
         let credentials = Credentials {
             run_id: [1; 16],

@@ -38,8 +38,8 @@ use std::time::Duration;
 /// How long a stranger may take from connecting to proving that it belongs to the run.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the peer's machine may be silent before a control channel fails: below the 5 s within which a lost node
-/// must stop the guest. Idle channels are probed every second.
-pub const PEER_TIMEOUT: Duration = Duration::from_secs(4);
+/// must stop the guest, with time to stop it. Idle channels are probed every second.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same for the other channels. Linux also counts the time in which a living peer reads nothing while its
 /// receive buffer is full (`TCP_USER_TIMEOUT`, tcp(7)), so this is the longest pause that a slow reader may make.
 pub const READER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -97,7 +97,8 @@ impl Receiver {
         self.bytes
     }
 
-    /// Looks for data for so long before sleeping; zero, the default, does not. Saves a wake-up, costs a CPU.
+    /// Looks for data for so long before sleeping; zero, the default, does not. Saves a wake-up where this thread has a
+    /// CPU to itself; where the peer needs that CPU, it costs the whole spin (measured: 58 instead of 14 us).
     pub fn set_spin(&mut self, spin: Duration) {
         self.spin = spin;
     }
