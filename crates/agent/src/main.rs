@@ -6,6 +6,7 @@
 //! - `lev-agent guard PROGRAM ARGUMENTS…` runs a program that dies with whoever holds our
 //!   standard input.
 
+mod family;
 mod frame;
 mod guard;
 mod info;

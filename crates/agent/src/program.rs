@@ -152,15 +152,16 @@ impl Program {
         reads.chain(write).chain(ended)
     }
 
-    /// Looks whether the program has ended.
-    pub fn reap(&mut self) -> io::Result<()> {
+    /// Looks whether the program has ended; `true` when it just has.
+    pub fn reap(&mut self) -> io::Result<bool> {
         if let (Some(child), None) = (&mut self.child, self.exit) {
             if let Some(status) = child.try_wait()? {
                 self.exit = Some(exit_code(status));
                 self.pidfd = None;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Reads once from each source, as far as credit allows. Sources that ended go.
@@ -270,20 +271,11 @@ impl Program {
         taken
     }
 
-    /// Sends a signal; nothing happens if the program has ended.
+    /// Sends a signal to the program and its process group; nothing happens if it has ended.
     pub fn signal(&self, number: i32) -> io::Result<()> {
         match (&self.child, self.exit) {
-            (Some(child), None) => sys::kill(child.id() as i32, number),
+            (Some(child), None) => sys::kill(-(child.id() as i32), number),
             _ => Ok(()),
-        }
-    }
-
-    /// Kills the program with everything in its session's first process group.
-    pub fn kill(&mut self) {
-        if let (Some(child), None) = (&mut self.child, self.exit) {
-            // An id that was not waited for cannot belong to anybody else. The group may be gone.
-            let _ = sys::kill(-(child.id() as i32), libc::SIGKILL);
-            let _ = child.kill();
         }
     }
 

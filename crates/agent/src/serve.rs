@@ -8,6 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::family;
 use crate::frame::{encode, Decoder, Frame, Kind};
 use crate::info;
 use crate::message::{Call, Exit, Reply};
@@ -84,6 +85,7 @@ fn find_port(name: &str) -> io::Result<Option<PathBuf>> {
 /// Serves one host over `port` until it goes or asks for the end; every program is dead then.
 pub fn serve(port: File) -> io::Result<Ended> {
     sys::set_nonblocking(port.as_fd())?;
+    sys::adopt_orphans()?;
     let mut server = Server {
         port,
         decoder: Decoder::default(),
@@ -255,13 +257,14 @@ impl Server {
     }
 
     fn move_bytes(&mut self) -> io::Result<()> {
+        let mut ended = false;
         for (&stream, program) in &mut self.programs {
             let taken = program.write();
             if taken > 0 {
                 let credit = (taken as u32).to_le_bytes();
                 encode(&mut self.out, Kind::InputCredit, stream, &credit);
             }
-            program.reap()?;
+            ended |= program.reap()?;
             if self.out.len() < OUT_HIGH {
                 program.read(|kind, bytes| encode(&mut self.out, kind, stream, bytes));
             }
@@ -271,6 +274,9 @@ impl Server {
             }
         }
         self.programs.retain(|_, program| !program.finished());
+        if ended {
+            family::bury(&self.pids());
+        }
         Ok(())
     }
 
@@ -307,9 +313,19 @@ impl Server {
         self.reply(stream, &reply);
     }
 
-    /// Kills every program and removes every file that was put here.
+    fn pids(&self) -> Vec<u32> {
+        self.programs.values().map(Program::pid).collect()
+    }
+
+    /// Kills every program, with all that it started, and removes every file that was put here.
     fn clear(&mut self) {
-        self.programs.values_mut().for_each(Program::kill);
+        let known = self.pids();
+        family::kill_all(&known, || {
+            for program in self.programs.values_mut() {
+                // What cannot be waited for now is looked at again in the next turn.
+                let _ = program.reap();
+            }
+        });
         for path in self.put.drain(..) {
             let _ = fs::remove_file(path);
         }

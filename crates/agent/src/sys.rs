@@ -50,10 +50,22 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Makes processes whose parent has ended our children, if they descend from us.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: prctl with integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
+}
+
+/// Takes the exit status of a child that nobody else waits for, if it has ended.
+pub fn reap(pid: u32) {
+    // SAFETY: waitpid with no place for the status; the id is a child's or the call fails.
+    unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) };
+}
+
 /// A new terminal: our side, and the side for a program.
 pub fn open_terminal(size: TerminalSize) -> io::Result<(File, OwnedFd)> {
     let (mut ours, mut theirs) = (-1, -1);
-    let mut window = window_size(size);
+    let window = window_size(size);
     // SAFETY: two valid places for descriptors, no name, default settings, and a live winsize.
     check(unsafe {
         libc::openpty(
@@ -61,7 +73,7 @@ pub fn open_terminal(size: TerminalSize) -> io::Result<(File, OwnedFd)> {
             &mut theirs,
             std::ptr::null_mut(),
             std::ptr::null_mut(),
-            &mut window,
+            &window,
         )
     })?;
     // SAFETY: openpty has just returned both descriptors to us alone.
