@@ -1,0 +1,109 @@
+"""Memory is coherent: the checks of lev-guest, threads on different nodes (docs/reference/guest-checks.md)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from lev_run import ROUNDS, Run, lev_run
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(400)]
+
+MACHINE = ("--nodes", "2", "--cpus", "4", "--memory", "512M")
+FEW = max(ROUNDS // 20, 1)
+"""Rounds of what needs several system calls, forks or page faults each time."""
+
+
+def _script(rounds: int, few: int) -> str:
+    lines = [
+        f"lev-guest counters --json --rounds {rounds}",
+        f"lev-guest ticketlock --json --rounds {rounds}",
+        f"lev-guest litmus --json --rounds {rounds}",
+        f"lev-guest pagecross --json --rounds {rounds}",
+        f"lev-guest smc --json --rounds {rounds}",
+        f"lev-guest tlb --json --rounds {few}",
+        "lev-guest mem --json --bytes 32M",
+    ]
+    # One after the other in one boot, all of them even if one fails; the worst exit code counts.
+    return "worst=0; " + " ".join(f"{line} || worst=$?;" for line in lines) + " exit $worst"
+
+
+@pytest.fixture(scope="module", params=["pool", "no-pool"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One boot that runs every check; the tests below look at its reports."""
+    options = ["--no-pool"] if request.param == "no-pool" else []
+    return lev_run(tmp_path_factory.mktemp("run"), *MACHINE, *options, command=_script(ROUNDS, FEW), seconds=330)
+
+
+def _good(run: Run, check: str) -> None:
+    for report in run.of(check):
+        assert report["ok"] is True, report
+        assert len(set(report["nodes"])) == 2, f"the threads were not on two nodes: {report}"
+
+
+def test_every_run_of_the_guest_program_passed(run: Run) -> None:
+    run.assert_passed(7)
+
+
+def test_locked_counters_are_exact(run: Run) -> None:
+    _good(run, "counters")
+    assert {r["placement"] for r in run.of("counters")} >= {"same-line", "same-page", "pages"}
+    assert all(r["rounds"] >= ROUNDS for r in run.of("counters"))
+
+
+def test_a_ticket_lock_excludes(run: Run) -> None:
+    _good(run, "ticketlock")
+    [report] = run.of("ticketlock")
+    assert report["acquisitions"] >= ROUNDS
+    assert report["handoffs"] > ROUNDS // 100, f"hardly contended: {report}"
+
+
+def test_only_what_x86_allows_is_seen(run: Run) -> None:
+    _good(run, "litmus")
+    reports = run.of("litmus")
+    assert {r["shape"] for r in reports} >= {"SB", "SB+mfence", "MP", "LB", "IRIW", "2+2W", "R", "S", "WRC", "CoRR"}
+    for report in reports:
+        assert report["forbidden"] == 0
+        assert sum(report["outcomes"].values()) == report["rounds"] >= ROUNDS
+        if report["shape"] not in ("SB", "R"):
+            assert report["relaxed"] == 0
+    # A shape whose threads never overlap proves nothing: across all runs of MP and SB, several outcomes occurred.
+    assert len({o for r in reports if r["shape"] == "MP" for o in r["outcomes"]}) >= 2
+    assert len({o for r in reports if r["shape"] == "SB" for o in r["outcomes"]}) >= 2
+
+
+def test_accesses_may_cross_lines_and_pages(run: Run) -> None:
+    _good(run, "pagecross")
+    assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
+
+
+def test_code_written_on_another_node_is_executed(run: Run) -> None:
+    _good(run, "smc")
+    assert run.of("smc")[0]["rounds"] >= ROUNDS
+
+
+def test_page_table_changes_reach_the_other_node(run: Run) -> None:
+    _good(run, "tlb")
+    assert {r["part"] for r in run.of("tlb")} == {"page tables", "copy on write", "exec storm"}
+
+
+def test_pages_moved_between_the_nodes(run: Run) -> None:
+    """Without this the checks above would have said nothing about coherence."""
+    for node in run.nodes():
+        assert node["vcpus"], node
+        assert sum(node["memory"].values()) > 0, node["name"]
+
+
+def test_coherence_under_stress(tmp_path: Path) -> None:
+    stress = shutil.which("stress-ng")
+    if stress is None:
+        pytest.skip("stress-ng is not installed")
+    command = (
+        "stress-ng --vm 1 --vm-bytes 24M --futex 1 --fork 1 --context 1 --timeout 120 --quiet & "
+        f"lev-guest counters --json --rounds {FEW} && lev-guest ticketlock --json --rounds {FEW} && "
+        f"lev-guest litmus --json --shapes SB,MP,IRIW,2+2W --rounds {FEW} && "
+        f"lev-guest tlb --json --rounds {max(FEW // 10, 1)}; code=$?; kill %1; exit $code"
+    )
+    run = lev_run(tmp_path, *MACHINE, "--program", stress, command=command)
+    run.assert_passed(4)
