@@ -1,0 +1,1 @@
+"""What machines boot: kernels, the guest's initramfs and the lab machine's."""

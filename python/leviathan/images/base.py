@@ -112,5 +112,3 @@ def add_programs(archive: Archive, closure: Closure) -> None:
     """Puts programs and their libraries where the loader looks for them."""
     for placed in closure.files():
         archive.file(placed.target, placed.source, stat.S_IMODE(placed.source.stat().st_mode) | 0o555)
-
-

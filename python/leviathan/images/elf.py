@@ -55,7 +55,7 @@ def read_dynamic(path: Path) -> Dynamic:
     try:
         with path.open("rb") as file:
             return _read(path, file.fileno())
-    except (OSError, struct.error, UnicodeDecodeError) as error:
+    except (OSError, OverflowError, UnicodeDecodeError, ValueError, struct.error) as error:
         raise ElfError(f"cannot read {path} as ELF: {error}") from error
 
 
@@ -75,7 +75,7 @@ def _read(path: Path, fd: int) -> Dynamic:
             dynamic = os.pread(fd, size, start)
         elif kind == _PT_INTERP:
             interpreter = os.pread(fd, size, start).rstrip(b"\0").decode()
-    tags = [pair for pair in struct.iter_unpack("<QQ", dynamic[: len(dynamic) // 16 * 16])]
+    tags: list[tuple[int, int]] = list(struct.iter_unpack("<QQ", dynamic[: len(dynamic) // 16 * 16]))
     single = {tag: value for tag, value in tags if tag in (_DT_STRTAB, _DT_STRSZ)}
     if _DT_STRTAB not in single:
         return Dynamic(interpreter, (), (), ())

@@ -121,7 +121,7 @@ def _modinfo(module: bytes) -> bytes:
         for name, offset, length in headers:
             if module.startswith(b".modinfo\0", strings + name):
                 return b"\0" + module[offset : offset + length] + b"\0"
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise KernelError(f"a module is damaged: {error}") from error
     return b"\0"
 

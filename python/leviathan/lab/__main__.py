@@ -17,12 +17,14 @@ import threading
 import time
 import tty
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from leviathan.errors import LeviathanError
 from leviathan.images import guest, kernel
 from leviathan.lab.host import LabHost
 from leviathan.lab.lab import DEFAULT_QEMU, Lab, LabOptions
+from leviathan.launch.host import Sink
 from leviathan.launch.programs import bin_dir
 
 LEAVE = b"\x1d"
@@ -97,9 +99,7 @@ def options(arguments: argparse.Namespace) -> LabOptions:
 
 def run(host: LabHost, arguments: argparse.Namespace, command: list[str]) -> int:
     """Runs the command in one machine."""
-    process = host.spawn(
-        command, env=dict(pair.split("=", 1) for pair in arguments.env), stdout=_to(1), stderr=_to(2)
-    )
+    process = host.spawn(command, env=dict(pair.split("=", 1) for pair in arguments.env), stdout=_to(1), stderr=_to(2))
     code = process.wait(arguments.timeout)
     if code is None:
         _say(f"{host.name}: the command did not end within {arguments.timeout:.0f} s")
@@ -142,7 +142,7 @@ def _raw_terminal() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
-def _to(descriptor: int):  # type: ignore[no-untyped-def]
+def _to(descriptor: int) -> Sink:
     def sink(data: bytes) -> None:
         view = memoryview(data)
         while view:
@@ -155,18 +155,23 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Entry point."""
-    arguments = parser().parse_args()
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+def run_everywhere(hosts: list[LabHost], arguments: argparse.Namespace, command: list[str]) -> int:
+    """Runs the command in these machines at once; the largest exit code."""
+    pool = ThreadPoolExecutor(len(hosts))
+    try:
+        return max(pool.map(lambda host: run(host, arguments, command), hosts))
+    finally:
+        # On Ctrl-C the threads end with their machines, later.
+        pool.shutdown(wait=False)
+
+
+def in_lab(arguments: argparse.Namespace, command: list[str]) -> int:
+    """Boots the lab and runs the command or a shell in it."""
     began = time.monotonic()
 
     def progress(step: str) -> None:
         _say(f"[{time.monotonic() - began:6.2f}] {step}")
 
-    # A terminal that is closed, or a `timeout`, must end the lab as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     lab = Lab(
         arguments.machines,
         cpus=arguments.cpus,
@@ -175,29 +180,27 @@ def main() -> int:
         options=options(arguments),
         progress=progress,
     )
+    with lab:
+        if not command:
+            return shell(lab.hosts[arguments.on])
+        hosts = lab.hosts if arguments.all else [lab.hosts[arguments.on]]
+        code = run_everywhere(hosts, arguments, command)
+        progress(f"exit code {code}")
+        if arguments.verbose:
+            for host in hosts:
+                _say(host.machine.obituary())
+        return code
+
+
+def main() -> int:
+    """Entry point."""
+    arguments = parser().parse_args()
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    # A terminal that is closed, or a `timeout`, must end the lab as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        with lab:
-            if not command:
-                return shell(lab.hosts[arguments.on])
-            hosts = lab.hosts if arguments.all else [lab.hosts[arguments.on]]
-            codes: list[int] = [0] * len(hosts)
-
-            def one(index: int) -> None:
-                codes[index] = run(hosts[index], arguments, command)
-
-            if len(hosts) == 1:
-                one(0)
-            else:
-                threads = [threading.Thread(target=one, args=(index,)) for index in range(len(hosts))]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-            if arguments.verbose:
-                for host in hosts:
-                    _say(host.machine.obituary())
-            progress(f"done, exit code {max(codes)}")
-            return max(codes)
+        return in_lab(arguments, command)
     except KeyboardInterrupt:
         return 130
     except LeviathanError as error:

@@ -14,7 +14,7 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ CALL_SECONDS = 30.0
 CALL, INPUT, INPUT_END, OUTPUT_CREDIT = 1, 2, 3, 4
 REPLY, OUTPUT, ERROR, EXIT, INPUT_CREDIT = 16, 17, 18, 19, 20
 
+Fields = Mapping[str, object]
 Reply = dict[str, Any]
 
 
@@ -172,7 +173,8 @@ class LabProcess:
             if sink is not None and payload:
                 try:
                     sink(payload)
-                except Exception:
+                # Whatever a callback raises, the exit must still be delivered.
+                except Exception:  # noqa: BLE001
                     _log.exception("a sink failed; its output is dropped from here on")
                     self._sinks[kind] = None
             taken += len(payload)
@@ -182,11 +184,12 @@ class LabProcess:
 
 
 class Channel:
-    """Calls to one agent, from any thread."""
+    """Calls to one agent, from any thread. ``explain`` may say more about why the other end is gone."""
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
+    def __init__(self, sock: socket.socket, name: str, explain: Callable[[str], str] = lambda reason: reason) -> None:
         self.name = name
         self._socket = sock
+        self._explain = explain
         self._streams = itertools.count(1)
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -200,14 +203,11 @@ class Channel:
         return ChannelLost(self._lost or f"{self.name} is gone")
 
     def send(self, kind: int, stream: int, payload: bytes = b"") -> None:
-        """Sends a frame; a lost machine takes none (its reader reports it)."""
-        try:
-            with self._send_lock:
-                self._socket.sendall(HEADER.pack(len(payload), stream, kind, b"\0\0\0") + payload)
-        except OSError as error:
-            self.close(f"{self.name} does not answer any more: {error.strerror or error}")
+        """Sends a frame; a lost machine takes none: the reader notices that, too, and tells everybody."""
+        with self._send_lock, contextlib.suppress(OSError):
+            self._socket.sendall(HEADER.pack(len(payload), stream, kind, b"\0\0\0") + payload)
 
-    def begin(self, call: str, process: LabProcess | None = None, **fields: object) -> tuple[int, Future[Reply]]:
+    def begin(self, call: str, fields: Fields, process: LabProcess | None = None) -> tuple[int, Future[Reply]]:
         """Sends a call; returns its stream and the reply to come."""
         stream = process.stream if process else self.next_stream()
         reply: Future[Reply] = Future()
@@ -233,7 +233,7 @@ class Channel:
 
     def call(self, call: str, **fields: object) -> Reply:
         """Sends a call and waits for the reply."""
-        return self.finish(call, self.begin(call, **fields)[1])
+        return self.finish(call, self.begin(call, fields)[1])
 
     def next_stream(self) -> int:
         """A number that no call has used."""
@@ -250,17 +250,15 @@ class Channel:
     ) -> LabProcess:
         """Starts a program. ``pty``: rows and columns of a terminal; its bytes then go to ``stdout``."""
         process = LabProcess(self, self.next_stream(), stdout, stderr)
-        size = {"rows": pty[0], "cols": pty[1]} if pty else None
-        _, reply = self.begin(
-            "spawn",
-            process,
-            argv=list(argv),
-            env=dict(env),
-            stdin=stdin,
-            stdout=stdout is not None,
-            stderr=stderr is not None,
-            pty=size,
-        )
+        fields = {
+            "argv": list(argv),
+            "env": dict(env),
+            "stdin": stdin,
+            "stdout": stdout is not None,
+            "stderr": stderr is not None,
+            "pty": {"rows": pty[0], "cols": pty[1]} if pty else None,
+        }
+        _, reply = self.begin("spawn", fields, process)
         try:
             process.pid = int(self.finish(f"start {argv[0]}", reply)["started"]["pid"])
         except LaunchError:
@@ -270,7 +268,7 @@ class Channel:
 
     def put(self, path: str, data: bytes, mode: int, seconds: float) -> None:
         """Writes a file."""
-        stream, reply = self.begin("put", path=path, mode=mode, size=len(data))
+        stream, reply = self.begin("put", {"path": path, "mode": mode, "size": len(data)})
         for at in range(0, len(data), PIECE):
             self.send(INPUT, stream, data[at : at + PIECE])
         self.finish(f"put {path}", reply, seconds)
@@ -279,14 +277,16 @@ class Channel:
         """Reads a file."""
         pieces: list[bytes] = []
         process = LabProcess(self, self.next_stream(), pieces.append, None)
-        _, reply = self.begin("get", process, path=path)
+        _, reply = self.begin("get", {"path": path}, process)
         try:
             self.finish(f"get {path}", reply)
-            if process.wait(seconds) is None:
-                raise LaunchError(f"{self.name}: {path} did not arrive within {seconds:.0f} s")
+            code = process.wait(seconds)
         except LaunchError:
             self._forget(process)
             raise
+        if code is None:
+            self._forget(process)
+            raise LaunchError(f"{self.name}: {path} did not arrive within {seconds:.0f} s")
         return b"".join(pieces)
 
     def close(self, reason: str) -> None:
@@ -320,7 +320,7 @@ class Channel:
                     self._dispatch(frame)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{self.name}: its control channel broke: {error}"
-        self.close(reason)
+        self.close(self._explain(reason))
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind == REPLY:

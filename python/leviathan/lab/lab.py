@@ -77,7 +77,9 @@ class Lab:
         if not 1 <= machines <= MAX_MACHINES:
             raise StartError(f"{machines} lab machines; there can be 1 to {MAX_MACHINES}")
         if shared_pool_bytes and (shared_pool_bytes < MIN_POOL or shared_pool_bytes & (shared_pool_bytes - 1)):
-            raise StartError(f"a shared pool of {shared_pool_bytes} bytes; it must be a power of two, {MIN_POOL} or more")
+            raise StartError(
+                f"a shared pool of {shared_pool_bytes} bytes; it must be a power of two, {MIN_POOL} or more"
+            )
         self.options = options or LabOptions()
         self.hosts: list[LabHost] = []
         self.boot_seconds: dict[str, float] = {}
@@ -154,7 +156,7 @@ class Lab:
                 machine = LabMachine(spec, self._ended, log)
                 self._machines.append(machine)
                 host = LabHost(machine, f"{NETWORK}.{index + 1}" if self._count > 1 else "127.0.0.1", built.qemu)
-                waiting.append((host, machine.channel.begin("info")[1]))
+                waiting.append((host, machine.channel.begin("info", {})[1]))
             # Every machine has its own copies of the descriptors by now, or opens them before its agent answers.
             for host, reply in waiting:
                 self._await(host, reply)

@@ -26,11 +26,15 @@ AGENT_PORT = "org.leviathan.agent"
 CPU_MODEL = "EPYC-v3"
 CONSOLE_BYTES = 64 << 10
 STOP_SECONDS = 10.0
+END_SECONDS = 5.0
+"""From the end of the control channel to the end of QEMU: the agent switches the machine off."""
 TAIL_LINES = 15
 
 KERNEL_COMMAND_LINE = (
-    "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check random.trust_cpu=on "
-    "8250.nr_uarts=1 i8042.nokbd i8042.noaux"
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on audit=0 apparmor=0 "
+    "cryptomgr.notests=1 8250.nr_uarts=1 i8042.nokbd i8042.noaux "
+    # A lab machine may wait long for a CPU of ours; that is no fault of its clock and no lock-up.
+    "tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 )
 
 _QUIET = "warning: TCG doesn't support requested feature"
@@ -148,6 +152,8 @@ class LabMachine:
         self._on_exit = on_exit
         self._stopping = False
         self._lifeline: int | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
         ours, theirs = socket.socketpair()
         console, console_theirs = socket.socketpair()
         try:
@@ -157,12 +163,14 @@ class LabMachine:
             ours.close()
             console.close()
             raise
-        self.channel = Channel(ours, self.name)
-        self._thread("console", lambda: _drain(console.recv, self.console, console.close))
+        self.channel = Channel(ours, self.name, self._explain)
         pipe = self._process.stderr
         assert pipe is not None
-        stderr = self._thread("stderr", lambda: _drain(lambda n: os.read(pipe.fileno(), n), self.errors, pipe.close))
-        self._thread("exit", lambda: self._watch(stderr))
+        words = (
+            self._thread("console", lambda: _drain(console.recv, self.console, console.close)),
+            self._thread("stderr", lambda: _drain(lambda n: os.read(pipe.fileno(), n), self.errors, pipe.close)),
+        )
+        self._thread("exit", lambda: self._watch(words))
 
     def _start(self, channel: int, console: int) -> subprocess.Popen[bytes]:
         alive, self._lifeline = os.pipe()
@@ -187,17 +195,25 @@ class LabMachine:
         thread.start()
         return thread
 
-    def _watch(self, stderr: threading.Thread) -> None:
+    def _watch(self, words: Sequence[threading.Thread]) -> None:
         self._process.wait()
-        stderr.join(1)
+        for reader in words:
+            reader.join(1)
         self._cut()
-        asked = self._stopping
-        self.channel.close(f"{self.name} was stopped" if asked else self.obituary())
-        if not asked and self._on_exit:
+        self._over.set()
+        self.channel.close(self._explain(""))
+        if not self._stopping and self._on_exit:
             self._on_exit(self)
 
+    def _explain(self, reason: str) -> str:
+        """Why the channel is gone: mostly because QEMU is, which is known a moment later."""
+        if self._over.wait(END_SECONDS):
+            return f"lab machine {self.name} was stopped" if self._stopping else self.obituary()
+        return f"{reason}; {self.obituary()}"
+
     def _cut(self) -> None:
-        lifeline, self._lifeline = self._lifeline, None
+        with self._lock:
+            lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             os.close(lifeline)
 
@@ -232,7 +248,7 @@ class LabMachine:
             # The kernel ends QEMU with its guard.
             self._process.kill()
             self._process.wait()
-        self.channel.close(f"{self.name} was stopped")
+        self.channel.close(f"lab machine {self.name} was stopped")
         self.console.close()
 
 
