@@ -1,24 +1,74 @@
 //! The engine's public face.
 
-use crate::{Counters, DsmError, EngineConfig, PageLink, SegmentSpec};
-use lev_wire::frame::Header;
+use crate::core::{Core, Event, Failure, Scratch, Ticket, PAGE};
+use crate::frames;
+use crate::memory;
+use crate::pool::Pool;
+use crate::segment::{Chunk, Segment, SegmentTable};
+use crate::threads::{self, StopFlag};
+use crate::{Backing, Counters, DsmError, EngineConfig, HotPage, PageLink, SegmentSpec};
+use lev_coherence::{Demand, HomePage, HomeState, Message, NodeState, Sharers};
+use lev_uffd::{Memory, Uffd};
+use lev_wire::frame::{Header, HEADER_LEN};
 use lev_wire::{NodeId, PageNumber};
+use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+
+/// Hottest pages that [`Engine::counters`] shows.
+const HOT_PAGES: usize = 20;
+/// Frames kept for segments that are not active yet; more is not an accident of timing any more.
+const EARLY_FRAMES: usize = 1 << 16;
+
+thread_local! {
+    /// What [`Engine::on_frame`] and [`Engine::discard`] work with, on whatever thread they are called.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}
 
 /// The memory engine of one node.
 pub struct Engine {
-    _private: (),
+    core: Arc<Core>,
+    stop: StopFlag,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Opens userfaultfd and starts the handler threads ("lev-fault-N", all signals blocked).
+    /// Opens userfaultfd and starts the threads: "lev-fault-N" for each stripe and "lev-hold", all signals blocked.
     ///
     /// # Errors
     /// No permission for userfaultfd, a kernel without write-protection, a configuration that cannot work.
-    pub fn start(config: EngineConfig, link: Arc<dyn PageLink>) -> Result<Arc<Self>, DsmError> {
-        let _ = (config, link);
-        Err(DsmError::Config("not written yet"))
+    pub fn start(mut config: EngineConfig, link: Arc<dyn PageLink>) -> Result<Arc<Self>, DsmError> {
+        if config.nodes == 0 || config.nodes > Sharers::LIMIT {
+            return Err(DsmError::Config("a cluster has 1 to 1024 nodes"));
+        }
+        if config.me.0 >= config.nodes {
+            return Err(DsmError::Config("this node's id is not in the cluster"));
+        }
+        let pool = config
+            .pool
+            .take()
+            .map(|mapping| Pool::new(mapping, config.me, config.nodes))
+            .transpose()?;
+        let stripes = config.options.stripes.clamp(1, 64);
+        let uffds = (0..stripes)
+            .map(|_| Uffd::open())
+            .collect::<Result<Vec<_>, _>>()?;
+        let engine = Self {
+            core: Arc::new(Core::new(config, link, uffds, pool)),
+            stop: StopFlag::new()?,
+            threads: Mutex::default(),
+        };
+        for stripe in 0..stripes as usize {
+            let (core, stop) = (Arc::clone(&engine.core), engine.stop.clone());
+            engine.spawn(format!("lev-fault-{stripe}"), move || {
+                core.serve_faults(stripe, stop.as_fd())
+            })?;
+        }
+        let core = Arc::clone(&engine.core);
+        engine.spawn("lev-hold".into(), move || core.serve_holds())?;
+        Ok(Arc::new(engine))
     }
 
     /// Makes a segment known and reports which of its pages already have contents here, as ranges of page numbers.
@@ -27,8 +77,22 @@ impl Engine {
     /// # Errors
     /// Misaligned or overlapping segment, homes that do not cover it, a failed registration.
     pub fn prepare(&self, spec: SegmentSpec) -> Result<Vec<Range<u64>>, DsmError> {
-        let _ = spec;
-        Err(DsmError::Stopped)
+        let segment = Arc::new(Segment::new(&spec, self.core.nodes, self.core.uffds.len())?);
+        self.write_table().insert(Arc::clone(&segment))?;
+        match self.register(&segment) {
+            Ok(ranges) => {
+                let first = segment.first;
+                Ok(ranges
+                    .into_iter()
+                    .map(|range| range.start + first..range.end + first)
+                    .collect())
+            }
+            Err(error) => {
+                self.unregister(&segment);
+                self.write_table().remove(segment.first);
+                Err(error)
+            }
+        }
     }
 
     /// Starts coherence of the segment that begins at `first_page`. Pages in `populated_on_head` belong to the head
@@ -41,44 +105,407 @@ impl Engine {
         first_page: PageNumber,
         populated_on_head: &[Range<u64>],
     ) -> Result<(), DsmError> {
-        let _ = (first_page, populated_on_head);
-        Err(DsmError::Stopped)
+        let table = self.write_table();
+        let segment = table
+            .starting_at(first_page)
+            .ok_or(DsmError::UnknownSegment(first_page))?;
+        if segment.active.load(Ordering::Acquire) {
+            return Err(DsmError::Segment {
+                first_page,
+                why: "it is active already",
+            });
+        }
+        for range in populated_on_head {
+            if range.start < segment.first
+                || range.end > segment.first + segment.pages
+                || range.start > range.end
+            {
+                return Err(DsmError::Segment {
+                    first_page,
+                    why: "a populated range leaves it",
+                });
+            }
+        }
+        for page in populated_on_head.iter().cloned().flatten() {
+            self.populate(segment, page - segment.first);
+        }
+        segment.active.store(true, Ordering::Release);
+        self.replay_early(&table)?;
+        for (run, stripe) in segment.stripe_runs() {
+            let len = (run.end - run.start) * PAGE;
+            self.core.uffds[stripe].wake(segment.address(run.start), len)?;
+        }
+        Ok(())
     }
 
     /// Which parts of `[first_page, first_page + pages)` belong to segments already.
     #[must_use]
     pub fn contains(&self, first_page: PageNumber, pages: u64) -> Vec<Range<u64>> {
-        let _ = (first_page, pages);
-        Vec::new()
+        self.table().covered(first_page, pages)
     }
 
     /// Takes one frame of a peer. Frames of one peer must come in order, from one thread at a time.
     ///
     /// # Errors
-    /// The frame is malformed or not allowed: drop the connection.
+    /// The frame is malformed or not allowed: drop the connection. [`DsmError::Stopped`]: the engine cannot go on,
+    /// and has said why through `on_fatal`.
     pub fn on_frame(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
-        let _ = (from, header, payload);
-        Err(DsmError::Stopped)
+        if self.core.stopped.load(Ordering::Acquire) {
+            return Err(DsmError::Stopped);
+        }
+        self.core.stats.frames_received.add(1);
+        self.core
+            .stats
+            .bytes_received
+            .add((HEADER_LEN + payload.len()) as u64);
+        self.checked(from, &header, payload)?;
+        let table = self.table();
+        match table.find_page(header.arg) {
+            Some((segment, _)) if segment.active.load(Ordering::Acquire) => {
+                let result = self.deliver(&table, from, header, payload);
+                drop(table);
+                self.settle(from, &header, result)
+            }
+            // Kept under the table's lock, so that activation finds it.
+            _ => self.keep_early(from, header, payload),
+        }
     }
 
-    /// QEMU discarded `[local, local + len)` (`MADV_DONTNEED`): those pages read as zero on every node afterwards.
-    /// Parts outside of segments are ignored.
+    /// Makes pages zero on every node. For what QEMU wants to discard (`MADV_DONTNEED`, hole punching): call this
+    /// *instead of* the system call, for the parts that are segments ([`Engine::contains`] works on page numbers);
+    /// other parts are ignored. Returns when it is done.
     pub fn discard(&self, local: *mut u8, len: usize) {
-        let _ = (local, len);
+        let (start, end) = (local as u64, (local as u64).saturating_add(len as u64));
+        let ticket = Arc::new(Ticket::default());
+        let mut result = Ok(());
+        {
+            let table = self.table();
+            for segment in table.iter() {
+                let first = start.max(segment.local).next_multiple_of(PAGE);
+                let last = end.min(segment.local + segment.len());
+                if first + PAGE > last || result.is_err() {
+                    continue;
+                }
+                let offsets = (first - segment.local) / PAGE..(last - segment.local) / PAGE;
+                result = self.discard_in(segment, offsets, &ticket);
+            }
+        }
+        match result {
+            Ok(()) => self.core.discards.wait(&ticket, &self.core.stopped),
+            Err(failure) => self.core.fatal(failure.into_error()),
+        }
     }
 
-    /// The counters now.
+    /// The counters now. Looks at every page for the hottest ones: not for a busy loop.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        let mut counters = self.core.stats.snapshot();
+        counters.pool_free = self.core.pool.as_ref().map_or(0, Pool::free);
+        let mut hot: Vec<HotPage> = Vec::new();
+        self.for_each_page(|page, chunk, index| {
+            let faults = u64::from(chunk.pages[index].faults);
+            let least = hot.last().map_or(0, |hot| hot.faults);
+            if faults > 0 && (hot.len() < HOT_PAGES || faults > least) {
+                let at = hot.partition_point(|hot| hot.faults >= faults);
+                hot.insert(at, HotPage { page, faults });
+                hot.truncate(HOT_PAGES);
+            }
+        });
+        counters.hot_pages = hot;
+        counters
     }
 
     /// One line about a page, for dumps: its state here and, at its home, the directory entry.
     #[must_use]
     pub fn describe_page(&self, page: PageNumber) -> String {
-        format!("page {page:#x}: unknown")
+        let table = self.table();
+        let Some((segment, offset)) = table.find_page(page) else {
+            return format!("page {page:#x}: in no segment");
+        };
+        let (chunk, index) = segment.lock(offset);
+        let at = segment.home(offset);
+        let (record, entry) = (chunk.pages[index], chunk.entry(index));
+        let mut line = format!(
+            "page {page:#x} on {}: {:?}, pending {:?}, faults {}, backoff {}; home {at}",
+            self.core.rules.me,
+            record.node.state,
+            record.node.pending,
+            record.faults,
+            record.backoff
+        );
+        if at == self.core.rules.me {
+            line += &format!(": {:?}", entry.cloned().unwrap_or_default());
+        }
+        line
     }
 
-    /// Ends the threads and closes userfaultfd, which wakes everybody who waits for a page.
-    pub fn stop(&self) {}
+    /// Up to `limit` lines about pages with something under way here, for dumps of a cluster that hangs.
+    #[must_use]
+    pub fn describe_unsettled(&self, limit: usize) -> Vec<String> {
+        let mut pages = Vec::new();
+        self.for_each_page(|page, chunk, index| {
+            let busy = chunk.entry(index).is_some_and(HomePage::is_busy);
+            if (busy || chunk.pages[index].node.pending.is_some()) && pages.len() < limit {
+                pages.push(page);
+            }
+        });
+        pages
+            .into_iter()
+            .map(|page| self.describe_page(page))
+            .collect()
+    }
+
+    /// Ends the threads and gives up all memory, which wakes everybody who waits for a page: they go on with
+    /// whatever is there, so the VM must not run any more.
+    pub fn stop(&self) {
+        self.core.stopped.store(true, Ordering::Release);
+        self.stop.raise();
+        self.core.holds.stop();
+        self.core.discards.give_up();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let this = std::thread::current().id();
+        for thread in threads {
+            if thread.thread().id() != this {
+                let _ = thread.join(); // a thread that panicked has ended, too
+            }
+        }
+        self.table()
+            .iter()
+            .for_each(|segment| self.unregister(segment));
+    }
+
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), DsmError> {
+        let thread = threads::spawn(name, body)?;
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        Ok(())
+    }
+
+    fn register(&self, segment: &Segment) -> Result<Vec<Range<u64>>, DsmError> {
+        let memory = match segment.backing {
+            Backing::Anonymous => Memory::Anonymous,
+            Backing::Shmem => Memory::Shmem,
+        };
+        memory::forbid_huge_pages(segment.local, segment.len())?;
+        for (run, stripe) in segment.stripe_runs() {
+            let len = (run.end - run.start) * PAGE;
+            self.core.uffds[stripe].register(segment.address(run.start), len, memory)?;
+        }
+        memory::populated(segment.local, segment.pages, segment.backing)
+    }
+
+    fn unregister(&self, segment: &Segment) {
+        for (run, stripe) in segment.stripe_runs() {
+            // Parts may be unmapped or never have been registered: that is as good.
+            let len = (run.end - run.start) * PAGE;
+            let _ = self.core.uffds[stripe].unregister(segment.address(run.start), len);
+        }
+    }
+
+    /// The page at `offset` had contents on the head before the nodes came together.
+    fn populate(&self, segment: &Segment, offset: u64) {
+        let (mut chunk, index) = segment.lock(offset);
+        let me = self.core.rules.me;
+        if me == NodeId::HEAD {
+            chunk.pages[index].node.state = NodeState::Exclusive;
+        }
+        if segment.home(offset) == me {
+            *chunk.both(index).1 = HomePage::owned_by(NodeId::HEAD);
+        }
+    }
+
+    /// What can be wrong with a frame whatever the state is.
+    fn checked(&self, from: NodeId, header: &Header, payload: &[u8]) -> Result<Message, DsmError> {
+        let bad = |why| DsmError::Peer {
+            from,
+            kind: header.kind,
+            arg: header.arg,
+            why,
+        };
+        if from.0 >= self.core.nodes || from == self.core.rules.me {
+            return Err(bad("not from another node of the cluster"));
+        }
+        let message = frames::decode(header, payload).map_err(bad)?;
+        match message {
+            Message::Demand(Demand::Fetch { to, .. }) if to.0 >= self.core.nodes => {
+                Err(bad("a node that is not in the cluster"))
+            }
+            message => Ok(message),
+        }
+    }
+
+    fn keep_early(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
+        let mut early = self
+            .core
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if early.len() >= EARLY_FRAMES {
+            let why = "too many frames about memory that is not active here";
+            return Err(DsmError::Peer {
+                from,
+                kind: header.kind,
+                arg: header.arg,
+                why,
+            });
+        }
+        early.push_back((from, header, payload.to_vec()));
+        Ok(())
+    }
+
+    /// Handles kept frames whose segment has become active, in their order.
+    fn replay_early(&self, table: &SegmentTable) -> Result<(), DsmError> {
+        let mut early = self
+            .core
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (from, header, payload) in std::mem::take(&mut *early) {
+            match table.find_page(header.arg) {
+                Some((segment, _)) if segment.active.load(Ordering::Acquire) => {
+                    let result = self.deliver(table, from, header, &payload);
+                    result.map_err(|failure| peer_error(from, &header, failure))?;
+                }
+                _ => early.push_back((from, header, payload)),
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(
+        &self,
+        table: &SegmentTable,
+        from: NodeId,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
+        let (Some((segment, offset)), Ok(message)) = (
+            table.find_page(header.arg),
+            frames::decode(&header, payload),
+        ) else {
+            return Ok(()); // both were looked at by the caller
+        };
+        let event = Event::Message(from, message, payload);
+        SCRATCH.with_borrow_mut(|scratch| self.core.handle(segment, offset, event, scratch))
+    }
+
+    fn settle(
+        &self,
+        from: NodeId,
+        header: &Header,
+        result: Result<(), Failure>,
+    ) -> Result<(), DsmError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(Failure::Here(error)) => {
+                self.core.fatal(error);
+                Err(DsmError::Stopped)
+            }
+            Err(failure) => Err(peer_error(from, header, failure)),
+        }
+    }
+
+    fn discard_in(
+        &self,
+        segment: &Segment,
+        offsets: Range<u64>,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Failure> {
+        if !segment.active.load(Ordering::Acquire) {
+            let len = (offsets.end - offsets.start) * PAGE;
+            return Ok(memory::remove(
+                segment.address(offsets.start),
+                len,
+                segment.backing,
+            )?);
+        }
+        for offset in offsets {
+            let (mut chunk, index) = segment.lock(offset);
+            let untouched = |entry: Option<&HomePage>| {
+                entry.is_none_or(|entry| *entry.state() == HomeState::Zero && !entry.is_busy())
+            };
+            if segment.home(offset) == self.core.rules.me && untouched(chunk.entry(index)) {
+                continue;
+            }
+            self.core.stats.discards.add(1);
+            self.core.discards.begin(segment.first + offset, ticket);
+            SCRATCH.with_borrow_mut(|scratch| {
+                self.core
+                    .handle_locked(segment, offset, &mut chunk, index, Event::Discard, scratch)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn for_each_page(&self, mut visit: impl FnMut(PageNumber, &Chunk, usize)) {
+        let table = self.table();
+        for segment in table.iter() {
+            let mut offset = 0;
+            while offset < segment.pages {
+                let (chunk, _) = segment.lock(offset);
+                let count = (segment.pages - offset).min(chunk.pages.len() as u64);
+                (0..count).for_each(|index| {
+                    visit(segment.first + offset + index, &chunk, index as usize)
+                });
+                offset += count;
+            }
+        }
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, SegmentTable> {
+        self.core
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self) -> RwLockWriteGuard<'_, SegmentTable> {
+        self.core
+            .table
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn peer_error(from: NodeId, header: &Header, failure: Failure) -> DsmError {
+    match failure {
+        Failure::Peer(illegal) => DsmError::Peer {
+            from,
+            kind: header.kind,
+            arg: header.arg,
+            why: illegal.0,
+        },
+        Failure::Here(error) => error,
+    }
+}
+
+impl Core {
+    /// Serves demands whose holding time is over, until the engine stops.
+    fn serve_holds(&self) {
+        threads::wake_exactly();
+        let mut scratch = Scratch::new();
+        while let Some(entry) = self.holds.next() {
+            let result = {
+                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+                match table.find_page(entry.page) {
+                    Some((segment, offset)) => {
+                        self.handle(segment, offset, Event::Resume(entry.demand), &mut scratch)
+                    }
+                    None => Ok(()),
+                }
+            };
+            if let Err(failure) = result {
+                self.fatal(failure.into_error());
+            }
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub enum DsmError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The state of a page does not fit an event of this node itself.
+    Broken(&'static str),
     /// The engine has stopped.
     Stopped,
 }
@@ -66,6 +68,7 @@ impl fmt::Display for DsmError {
                     "{from} sent a frame of kind {kind} about page {arg:#x}: {why}"
                 )
             }
+            Self::Broken(why) => write!(f, "the memory engine lost its way: {why}"),
             Self::Stopped => write!(f, "the memory engine has stopped"),
         }
     }

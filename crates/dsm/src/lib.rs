@@ -5,11 +5,21 @@
 //! and frames. See `docs/design/0004-coherence.md`.
 
 mod api;
+mod core;
 mod counters;
 mod engine;
 mod error;
+mod fault;
+mod frames;
+mod hold;
+mod memory;
+mod pool;
+mod segment;
+mod stats;
+mod threads;
 
 pub use api::{Backing, EngineConfig, PageLink, PoolMapping, SegmentSpec};
 pub use counters::{Counters, HotPage, LATENCY_BUCKETS};
 pub use engine::Engine;
 pub use error::DsmError;
+pub use frames::FRAME_KINDS;

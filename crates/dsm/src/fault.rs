@@ -1,0 +1,193 @@
+//! The threads that serve page faults.
+
+use crate::core::{Core, Event, Failure, Scratch, PAGE};
+use crate::segment::{Chunk, Segment, CHUNK_PAGES};
+use crate::DsmError;
+use lev_coherence::{Access, NodePage, NodeState};
+use lev_uffd::{Fault, Fill};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+impl Core {
+    /// Serves the faults of one context until the engine stops. Never touches guest memory that may be absent.
+    pub(crate) fn serve_faults(&self, stripe: usize, stop: BorrowedFd<'_>) {
+        let mut scratch = Scratch::new();
+        let mut faults = Vec::with_capacity(16);
+        while !self.stopped.load(Ordering::Acquire) {
+            let result = wait_readable(self.uffds[stripe].as_raw_fd(), stop.as_raw_fd())
+                .and_then(|()| Ok(self.uffds[stripe].read(&mut faults)?));
+            if let Err(error) = result {
+                return self.fatal(error);
+            }
+            for fault in &faults {
+                if let Err(failure) = self.fault(*fault, &mut scratch) {
+                    self.fatal(failure.into_error());
+                }
+            }
+        }
+    }
+
+    fn fault(&self, fault: Fault, scratch: &mut Scratch) -> Result<(), Failure> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let Some((segment, offset)) = table.find_address(fault.address) else {
+            return Ok(()); // the segment was given up; unregistering it woke the waiter
+        };
+        if !segment.active.load(Ordering::Acquire) {
+            return Ok(()); // activation wakes all waiters
+        }
+        let access = if fault.write {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let (mut chunk, index) = segment.lock(offset);
+        let at_home = segment.home(offset) == self.rules.me;
+        let record = &mut chunk.pages[index];
+        match (record.node.state, access) {
+            (NodeState::Exclusive, _) => {
+                self.stats.faults_stale.add(1);
+                return self.settle(segment, offset, fault);
+            }
+            (NodeState::Pooled, _) | (NodeState::Shared, Access::Read) => {
+                self.stats.faults_stale.add(1)
+            }
+            _ if record.node.pending.is_some() => return Ok(()), // the answer wakes this thread, too
+            (state, _) => {
+                record.faults = record.faults.saturating_add(1);
+                if at_home
+                    && state == NodeState::Invalid
+                    && self.zero_chunk(segment, &mut chunk, offset..offset + 1)? > 0
+                {
+                    self.stats.faults_zero.add(1);
+                    return self.zero_block(segment, offset, chunk);
+                }
+                let record = &mut chunk.pages[index];
+                match (state, access) {
+                    (NodeState::Shared, _) => self.stats.faults_upgrade.add(1),
+                    (_, Access::Read) => self.stats.faults_read.add(1),
+                    (_, Access::Write) => self.stats.faults_write.add(1),
+                }
+                record.faulted_ns = (self.now_ns() as u32).max(1);
+                self.visits
+                    .note(fault.thread, segment.first + offset, self.now_us(), record);
+            }
+        }
+        self.handle_locked(
+            segment,
+            offset,
+            &mut chunk,
+            index,
+            Event::Fault(access),
+            scratch,
+        )
+    }
+
+    /// An event about a page that this node may write: mostly an old one. If the page is missing after all, somebody
+    /// discarded it behind the engine's back, and it is zero.
+    fn settle(&self, segment: &Segment, offset: u64, fault: Fault) -> Result<(), Failure> {
+        let uffd = &self.uffds[segment.stripe(offset)];
+        if fault.protected {
+            uffd.unprotect(fault.address, PAGE)?;
+        } else if let Fill::Exists(_) = uffd.zero(fault.address, PAGE)? {
+            uffd.wake(fault.address, PAGE)?;
+        }
+        Ok(())
+    }
+
+    /// First touch of a page that is at home here: fills its whole block as far as nobody touched it, without
+    /// traffic. `chunk` is the lock of the page, which is in place already.
+    fn zero_block(
+        &self,
+        segment: &Segment,
+        offset: u64,
+        chunk: MutexGuard<'_, Chunk>,
+    ) -> Result<(), Failure> {
+        drop(chunk);
+        let first = offset - offset % self.zero_block;
+        let end = (first + self.zero_block).min(segment.pages);
+        let mut next = first;
+        while next < end {
+            let (mut chunk, index) = segment.lock(next);
+            let run = next..end.min(next + (CHUNK_PAGES - index) as u64);
+            next = run.end;
+            self.zero_chunk(segment, &mut chunk, run)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the pages of `run`, all under the lock `chunk`, that are at home here and were never touched; returns
+    /// how many.
+    fn zero_chunk(
+        &self,
+        segment: &Segment,
+        chunk: &mut Chunk,
+        run: Range<u64>,
+    ) -> Result<u64, Failure> {
+        let now = self.now_us();
+        let mut filled = 0;
+        let mut claimed: Option<Range<u64>> = None;
+        for offset in run {
+            let index = offset as usize % CHUNK_PAGES;
+            let untouched = segment.home(offset) == self.rules.me
+                && chunk.pages[index].node == NodePage::default()
+                && {
+                    let (record, entry) = chunk.both(index);
+                    let mine = entry.claim_zero(self.rules.me);
+                    if mine {
+                        record.node.state = NodeState::Exclusive;
+                        record.granted_us = now;
+                    }
+                    mine
+                };
+            match (&mut claimed, untouched) {
+                (Some(range), true) => range.end = offset + 1,
+                (None, true) => claimed = Some(offset..offset + 1),
+                (_, false) => filled += self.zero_run(segment, claimed.take())?,
+            }
+        }
+        filled += self.zero_run(segment, claimed)?;
+        self.stats.pages_zero_filled.add(filled);
+        Ok(filled)
+    }
+
+    fn zero_run(&self, segment: &Segment, run: Option<Range<u64>>) -> Result<u64, Failure> {
+        let Some(run) = run else { return Ok(0) };
+        let uffd = &self.uffds[segment.stripe(run.start)];
+        let (mut address, end) = (segment.address(run.start), segment.address(run.end));
+        while address < end {
+            match uffd.zero(address, end - address)? {
+                Fill::Complete => break,
+                // Somebody put contents there before the segment was registered: they are the page's contents.
+                Fill::Exists(at) => {
+                    uffd.wake(at, PAGE)?;
+                    address = at + PAGE;
+                }
+            }
+        }
+        Ok(run.end - run.start)
+    }
+}
+
+/// Sleeps until `fd` or `stop` is readable.
+fn wait_readable(fd: RawFd, stop: RawFd) -> Result<(), DsmError> {
+    let entry = |fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut entries = [entry(fd), entry(stop)];
+    // SAFETY: `entries` is valid for the two entries that the call is told of, and exclusively borrowed.
+    if unsafe { libc::poll(entries.as_mut_ptr(), 2, -1) } >= 0 {
+        return Ok(());
+    }
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(libc::EINTR) | None => Ok(()),
+        Some(errno) => Err(DsmError::System {
+            call: "poll",
+            at: fd as u64,
+            errno,
+        }),
+    }
+}

@@ -1,0 +1,226 @@
+//! Messages of the protocol as frames: the page number is the header's `arg`, small operands its `tag`.
+
+use lev_coherence::{Access, Demand, Message, Slot};
+use lev_wire::frame::Header;
+use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
+use std::ops::RangeInclusive;
+
+/// Kinds of frames that belong to the engine; a channel that carries more than pages passes these to
+/// [`Engine::on_frame`](crate::Engine::on_frame).
+pub const FRAME_KINDS: RangeInclusive<u16> = GET..=CONTENTS;
+
+const GET: u16 = 0x0D01;
+const DISCARD: u16 = 0x0D02;
+const INSTALLED: u16 = 0x0D03;
+const DROPPED: u16 = 0x0D04;
+const DROP: u16 = 0x0D05;
+const FETCH: u16 = 0x0D06;
+const COLLECT: u16 = 0x0D07;
+const GRANT: u16 = 0x0D08;
+const GRANT_ZERO: u16 = 0x0D09;
+const USE_POOL: u16 = 0x0D0A;
+const DISCARDED: u16 = 0x0D0B;
+const CONTENTS: u16 = 0x0D0C;
+
+/// Tag of `FETCH`: this bit is the access, the others are the node.
+const FETCH_WRITE: u16 = 1 << 15;
+/// Tag of `CONTENTS`: all bytes are zero and none follow.
+const CONTENTS_ZERO: u16 = 1 << 1;
+
+/// A message as header and operand bytes. The bytes of a page, for [`Message::Contents`], are the caller's.
+pub(crate) struct Frame {
+    pub(crate) header: Header,
+    operand: [u8; 4],
+    operand_len: usize,
+}
+
+impl Frame {
+    pub(crate) fn new(page: PageNumber, message: Message) -> Self {
+        let (kind, tag, slot) = match message {
+            Message::Get(access) => (GET, access_bit(access), None),
+            Message::Discard => (DISCARD, 0, None),
+            Message::Installed => (INSTALLED, 0, None),
+            Message::Dropped => (DROPPED, 0, None),
+            Message::Demand(Demand::Drop) => (DROP, 0, None),
+            Message::Demand(Demand::Fetch { to, access }) => {
+                (FETCH, to.0 | (access_bit(access) << 15), None)
+            }
+            Message::Demand(Demand::Collect(slot)) => (COLLECT, 0, Some(slot)),
+            Message::Grant(access) => (GRANT, access_bit(access), None),
+            Message::GrantZero => (GRANT_ZERO, 0, None),
+            Message::UsePool(slot) => (USE_POOL, 0, Some(slot)),
+            Message::Discarded => (DISCARDED, 0, None),
+            Message::Contents { access, zero } => (
+                CONTENTS,
+                access_bit(access) | if zero { CONTENTS_ZERO } else { 0 },
+                None,
+            ),
+        };
+        let page_bytes = match message {
+            Message::Contents { zero: false, .. } => PAGE_SIZE,
+            _ => 0,
+        };
+        let operand_len = slot.map_or(0, |_| std::mem::size_of::<Slot>());
+        let len = (operand_len + page_bytes) as u32;
+        Self {
+            header: Header {
+                kind,
+                tag,
+                len,
+                arg: page,
+            },
+            operand: slot.unwrap_or(0).to_le_bytes(),
+            operand_len,
+        }
+    }
+
+    /// The operand bytes that follow the header, if any.
+    pub(crate) fn operand(&self) -> &[u8] {
+        &self.operand[..self.operand_len]
+    }
+}
+
+/// Reads a message; the error says what is wrong with it.
+pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'static str> {
+    if payload.len() != header.len as usize {
+        return Err("the payload is not as long as the header says");
+    }
+    let message = match (header.kind, header.tag) {
+        (GET, tag) => Message::Get(access(tag)?),
+        (DISCARD, 0) => Message::Discard,
+        (INSTALLED, 0) => Message::Installed,
+        (DROPPED, 0) => Message::Dropped,
+        (DROP, 0) => Message::Demand(Demand::Drop),
+        (FETCH, tag) => {
+            let to = NodeId(tag & !FETCH_WRITE);
+            Message::Demand(Demand::Fetch {
+                to,
+                access: access(tag >> 15)?,
+            })
+        }
+        (COLLECT, 0) => return slot(payload).map(|slot| Message::Demand(Demand::Collect(slot))),
+        (GRANT, tag) => Message::Grant(access(tag)?),
+        (GRANT_ZERO, 0) => Message::GrantZero,
+        (USE_POOL, 0) => return slot(payload).map(Message::UsePool),
+        (DISCARDED, 0) => Message::Discarded,
+        (CONTENTS, tag) => {
+            let message = Message::Contents {
+                access: access(tag & 1)?,
+                zero: tag & CONTENTS_ZERO != 0,
+            };
+            let expected = if tag & CONTENTS_ZERO != 0 {
+                0
+            } else {
+                PAGE_SIZE
+            };
+            if tag > 3 || payload.len() != expected {
+                return Err("contents with a wrong flag or length");
+            }
+            return Ok(message);
+        }
+        _ => return Err("unknown kind of frame, or operand out of range"),
+    };
+    if payload.is_empty() {
+        Ok(message)
+    } else {
+        Err("a payload where none belongs")
+    }
+}
+
+fn access_bit(access: Access) -> u16 {
+    u16::from(access == Access::Write)
+}
+
+fn access(bit: u16) -> Result<Access, &'static str> {
+    match bit {
+        0 => Ok(Access::Read),
+        1 => Ok(Access::Write),
+        _ => Err("access out of range"),
+    }
+}
+
+fn slot(payload: &[u8]) -> Result<Slot, &'static str> {
+    payload
+        .try_into()
+        .map(Slot::from_le_bytes)
+        .map_err(|_| "a slot is 4 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Message> {
+        let mut all = vec![
+            Message::Discard,
+            Message::Installed,
+            Message::Dropped,
+            Message::GrantZero,
+            Message::Discarded,
+            Message::UsePool(0xABCD_EF01),
+            Message::Demand(Demand::Drop),
+            Message::Demand(Demand::Collect(7)),
+        ];
+        for access in [Access::Read, Access::Write] {
+            all.push(Message::Get(access));
+            all.push(Message::Grant(access));
+            all.push(Message::Demand(Demand::Fetch {
+                to: NodeId(1023),
+                access,
+            }));
+            all.extend([true, false].map(|zero| Message::Contents { access, zero }));
+        }
+        all
+    }
+
+    fn payload(frame: &Frame) -> Vec<u8> {
+        let mut payload = frame.operand().to_vec();
+        payload.resize(frame.header.len as usize, 0x5A);
+        payload
+    }
+
+    #[test]
+    fn every_message_survives() {
+        for message in all() {
+            let frame = Frame::new(0x1234_5678_9ABC, message);
+            assert!(FRAME_KINDS.contains(&frame.header.kind));
+            assert_eq!(frame.header.arg, 0x1234_5678_9ABC);
+            assert_eq!(decode(&frame.header, &payload(&frame)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn damaged_frames_are_refused() {
+        for message in all() {
+            let frame = Frame::new(1, message);
+            let (header, bytes) = (frame.header, payload(&frame));
+            assert!(decode(&Header { kind: 0, ..header }, &bytes).is_err());
+            assert!(decode(
+                &Header {
+                    tag: 0x7FFF,
+                    kind: header.kind | 0x80,
+                    ..header
+                },
+                &bytes
+            )
+            .is_err());
+            assert!(decode(
+                &Header {
+                    len: header.len + 1,
+                    ..header
+                },
+                &bytes
+            )
+            .is_err());
+            let longer = [&bytes[..], &[0]].concat();
+            assert!(decode(
+                &Header {
+                    len: header.len + 1,
+                    ..header
+                },
+                &longer
+            )
+            .is_err());
+        }
+    }
+}

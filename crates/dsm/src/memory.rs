@@ -1,0 +1,214 @@
+//! System calls on guest memory. Made by number: in QEMU's process `madvise` and `mmap` are interposed, and the
+//! engine's own calls must not come back to it.
+
+use crate::{Backing, DsmError};
+use lev_wire::PAGE_SIZE;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// The bytes of a page, aligned like one.
+#[repr(C, align(4096))]
+pub(crate) struct PageBuffer(pub(crate) [u8; PAGE_SIZE]);
+
+impl PageBuffer {
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self([0; PAGE_SIZE]))
+    }
+
+    pub(crate) fn is_zero(&self) -> bool {
+        self.0 == [0; PAGE_SIZE]
+    }
+}
+
+fn call(name: &'static str, at: u64, result: i64) -> Result<i64, DsmError> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    Err(DsmError::System {
+        call: name,
+        at,
+        errno,
+    })
+}
+
+fn madvise(start: u64, len: u64, advice: i32, name: &'static str) -> Result<(), DsmError> {
+    // SAFETY: callers pass ranges of guest memory, which the engine owns: what the advice does to its contents is
+    // what the protocol wants, and nobody holds Rust references into it.
+    let result = unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) };
+    call(name, start, result).map(|_| ())
+}
+
+/// Keeps huge pages away: they would make one page out of 512.
+pub(crate) fn forbid_huge_pages(start: u64, len: u64) -> Result<(), DsmError> {
+    match madvise(
+        start,
+        len,
+        libc::MADV_NOHUGEPAGE,
+        "madvise(MADV_NOHUGEPAGE)",
+    ) {
+        // A kernel without transparent huge pages does not know the advice, and does not need it.
+        Err(DsmError::System {
+            errno: libc::EINVAL,
+            ..
+        }) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes pages, so that the next touch is a missing fault.
+pub(crate) fn remove(start: u64, len: u64, backing: Backing) -> Result<(), DsmError> {
+    match backing {
+        Backing::Anonymous => madvise(start, len, libc::MADV_DONTNEED, "madvise(MADV_DONTNEED)"),
+        Backing::Shmem => madvise(start, len, libc::MADV_REMOVE, "madvise(MADV_REMOVE)"),
+    }
+}
+
+/// Copies a held page; `false`: it is not there although the engine holds it (somebody discarded it behind the
+/// engine's back), so it reads as zero. A thread that serves faults must not touch such a page: it would wait for
+/// itself.
+pub(crate) fn read_page(
+    address: u64,
+    backing: Backing,
+    to: &mut PageBuffer,
+) -> Result<bool, DsmError> {
+    if backing == Backing::Anonymous && !resident(address)? && !in_page_table(address)? {
+        to.0.fill(0);
+        return Ok(false);
+    }
+    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as checked, has contents;
+    // it is write-protected and stays so while its lock is held, so nobody writes it during the copy. `to` is a
+    // whole page and exclusively borrowed.
+    unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.0.as_mut_ptr(), PAGE_SIZE) };
+    Ok(true)
+}
+
+fn resident(address: u64) -> Result<bool, DsmError> {
+    let mut answer = 0u8;
+    // SAFETY: mincore writes one byte per page asked about, here one, into `answer`.
+    let result = unsafe { libc::syscall(libc::SYS_mincore, address, PAGE, &mut answer as *mut u8) };
+    call("mincore", address, result)?;
+    Ok(answer & 1 == 1)
+}
+
+/// Whether the page is present or swapped out: `mincore` does not see swapped pages.
+fn in_page_table(address: u64) -> Result<bool, DsmError> {
+    let mut entry = [0; 8];
+    pagemap()?
+        .read_exact_at(&mut entry, address / PAGE * 8)
+        .map_err(|error| pagemap_error(address, &error))?;
+    Ok(has_contents(u64::from_le_bytes(entry)))
+}
+
+fn pagemap() -> Result<File, DsmError> {
+    File::open("/proc/self/pagemap").map_err(|error| pagemap_error(0, &error))
+}
+
+fn pagemap_error(at: u64, error: &std::io::Error) -> DsmError {
+    DsmError::System {
+        call: "/proc/self/pagemap",
+        at,
+        errno: error.raw_os_error().unwrap_or(0),
+    }
+}
+
+/// Bits 63 (present) and 62 (swapped) of a pagemap entry: Documentation/admin-guide/mm/pagemap.rst.
+fn has_contents(entry: u64) -> bool {
+    entry >> 62 != 0
+}
+
+/// Which pages of `[start, start + pages)` have contents, as ranges of page offsets.
+pub(crate) fn populated(
+    start: u64,
+    pages: u64,
+    backing: Backing,
+) -> Result<Vec<Range<u64>>, DsmError> {
+    const BATCH: u64 = 8192;
+    let pagemap = pagemap()?;
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut entries = vec![0; (BATCH * 8) as usize];
+    let mut residency = vec![0u8; BATCH as usize];
+    for first in (0..pages).step_by(BATCH as usize) {
+        let count = BATCH.min(pages - first);
+        let address = start + first * PAGE;
+        let entries = &mut entries[..(count * 8) as usize];
+        pagemap
+            .read_exact_at(entries, address / PAGE * 8)
+            .map_err(|error| pagemap_error(address, &error))?;
+        if backing == Backing::Shmem {
+            // Contents may be in the file without being mapped here.
+            // SAFETY: mincore writes one byte per page, `count` of them, into `residency`, which has at least so many.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_mincore,
+                    address,
+                    count * PAGE,
+                    residency.as_mut_ptr(),
+                )
+            };
+            call("mincore", address, result)?;
+        }
+        for (index, entry) in entries.chunks_exact(8).enumerate() {
+            let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            if !has_contents(entry) && residency[index] & 1 == 0 {
+                continue;
+            }
+            let page = first + index as u64;
+            match ranges.last_mut() {
+                Some(last) if last.end == page => last.end += 1,
+                _ => ranges.push(page..page + 1),
+            }
+        }
+    }
+    Ok(ranges)
+}
+
+/// Maps one page of a shared file at `address`, in the place of what is there.
+pub(crate) fn map_shared_page(
+    address: u64,
+    fd: BorrowedFd<'_>,
+    offset: u64,
+) -> Result<(), DsmError> {
+    // SAFETY: `address` is a page of guest memory, which the engine owns and into which nobody holds Rust
+    // references; its contents have been moved to the file before.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            address,
+            PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+            fd.as_raw_fd(),
+            offset,
+        )
+    };
+    call("mmap", address, result).map(|_| ())
+}
+
+/// Maps `len` bytes of a shared file wherever there is room; returns the address.
+pub(crate) fn map_shared(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u64, DsmError> {
+    // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            0,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            offset,
+        )
+    };
+    call("mmap", offset, result).map(|address| address as u64)
+}
+
+/// Ends a mapping made by [`map_shared`].
+pub(crate) fn unmap(address: u64, len: u64) {
+    // SAFETY: only called for a mapping of `map_shared` that is not used any more. It cannot fail for one, and
+    // there is nothing to do about it if it did.
+    unsafe { libc::syscall(libc::SYS_munmap, address, len) };
+}

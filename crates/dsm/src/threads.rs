@@ -1,0 +1,74 @@
+//! The engine's threads: they live in QEMU's process, whose signals are none of their business.
+
+use crate::DsmError;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A flag that wakes threads in `poll`: readable for ever once raised.
+#[derive(Clone)]
+pub(crate) struct StopFlag(Arc<OwnedFd>);
+
+impl StopFlag {
+    pub(crate) fn new() -> Result<Self, DsmError> {
+        // SAFETY: eventfd takes plain numbers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(last_error("eventfd"));
+        }
+        // SAFETY: the kernel just returned this descriptor and nobody else knows it.
+        Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub(crate) fn raise(&self) {
+        use std::os::fd::AsRawFd;
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight bytes are read from `one`, which has them. A full counter (EAGAIN) is as good as a raised one.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// Starts a thread in which all signals are blocked from its first instruction on.
+pub(crate) fn spawn(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, DsmError> {
+    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `old`. A thread inherits the
+    // mask of its creator, so the creator's is changed for a moment.
+    let blocked = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr())
+    };
+    if blocked != 0 {
+        return Err(DsmError::System {
+            call: "pthread_sigmask",
+            at: 0,
+            errno: blocked,
+        });
+    }
+    let thread = std::thread::Builder::new().name(name).spawn(body);
+    // SAFETY: `old` was initialised by the successful call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
+    thread.map_err(|error| DsmError::System {
+        call: "pthread_create",
+        at: 0,
+        errno: error.raw_os_error().unwrap_or(0),
+    })
+}
+
+/// Asks the kernel not to add slack (50 us by default) to this thread's sleeps.
+pub(crate) fn wake_exactly() {
+    // SAFETY: PR_SET_TIMERSLACK takes plain numbers and concerns this thread only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
+
+fn last_error(call: &'static str) -> DsmError {
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    DsmError::System { call, at: 0, errno }
+}
