@@ -14,7 +14,7 @@ import pytest
 from leviathan.errors import LaunchError, StartError
 from leviathan.lab import Lab, LabOptions
 from leviathan.lab.channel import ChannelLost
-from leviathan.lab.machine import LabMachine, MachineSpec, Nic
+from leviathan.lab.machine import LabMachine, MachineSpec, Nic, Tail
 from leviathan.launch.programs import program
 
 
@@ -145,3 +145,13 @@ def test_a_lab_whose_agent_stays_silent_names_what_it_waited_for(agent: Path, tm
     ):
         pass
     assert steps == ["building the lab image", "booting 1 lab machine"]
+
+
+def test_the_beginning_of_a_panic_is_shown() -> None:
+    tail = Tail()
+    tail.add(b"".join(b"line %d\n" % n for n in range(100)))
+    assert tail.lines(3) == ["line 97", "line 98", "line 99"]
+    tail.add(b"\n[ 1.0] Kernel panic - not syncing: reason\n" + b"trace\n" * 100)
+    assert tail.lines(5) == ["line 98", "line 99", "[ 1.0] Kernel panic - not syncing: reason", "trace", "trace"]
+    tail.add(bytes(100_000))
+    assert len(tail.lines(5)[0]) <= 64 << 10

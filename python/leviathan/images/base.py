@@ -59,8 +59,11 @@ def start(init: str, busybox: Path, *, skeleton: bool = True) -> Archive:
     archive = Archive()
     for name, mode in (("proc", 0o555), ("sys", 0o555), ("root", 0o700), ("tmp", 0o1777), ("run", 0o755)):
         archive.directory(name, mode)
-    for name in ("dev/pts", "dev/shm", "lev/modules"):
+    for name in ("lev/dev/pts", "lev/dev/shm", "lev/modules"):
         archive.directory(name)
+    # The kernel's own /dev lacks what udev would add.
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        archive.symlink(f"lev/dev/{name}", f"/proc/self/fd{target}")
     archive.char_device("dev/console", 5, 1)
     archive.char_device("dev/null", 1, 3, 0o666)
     archive.file("lev/busybox", busybox, 0o755)

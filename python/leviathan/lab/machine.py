@@ -37,6 +37,7 @@ KERNEL_COMMAND_LINE = (
     "tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 )
 
+_PANIC = "Kernel panic - not syncing"
 _QUIET = "warning: TCG doesn't support requested feature"
 
 
@@ -122,10 +123,13 @@ class Tail:
                 self._log.write(data)
 
     def lines(self, count: int = TAIL_LINES) -> list[str]:
-        """The last lines that are not empty."""
+        """The last lines that are not empty; of a kernel's panic the beginning, which says why."""
         with self._lock:
             text = self._bytes.decode(errors="replace")
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        panic = next((index for index, line in enumerate(lines) if _PANIC in line), None)
+        start = max(len(lines) - count, 0) if panic is None else max(panic - count // 2, 0)
+        return lines[start : start + count]
 
     def close(self) -> None:
         """Closes the file."""

@@ -5,7 +5,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 
 b=/lev/busybox
 $b mount -t devtmpfs -o mode=755 devtmpfs /dev
-$b mkdir /dev/pts /dev/shm
+$b cp -a /lev/dev/. /dev/
 $b mount -a -T /lev/fstab
 echo leviathan > /proc/sys/kernel/hostname
 $b ifconfig lo up
