@@ -13,9 +13,7 @@ import pytest
 
 PROGRAMS = ["lev-node", "lev-agent", "lev-guest", "liblev_facade.so"]
 
-wheel_only = pytest.mark.skipif(
-    "LEV_TEST_WHEEL" not in os.environ, reason="no wheel was built: run `make test-wheel`"
-)
+wheel_only = pytest.mark.skipif("LEV_TEST_WHEEL" not in os.environ, reason="no wheel was built: run `make test-wheel`")
 
 
 @pytest.fixture(scope="session")

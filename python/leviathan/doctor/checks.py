@@ -9,13 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from leviathan import __version__
 from leviathan.doctor.finding import Finding
 from leviathan.errors import LeviathanError
 from leviathan.launch.host import HostFacts
-from leviathan.launch.local import LocalHost
+from leviathan.launch.local import LocalHost, memory_free
 from leviathan.launch.programs import NAMES, program
 from leviathan.model.sizes import GIB
 from leviathan.qemu.binary import find_firmware, probe_binary
@@ -145,11 +144,7 @@ def _kvm() -> Iterator[Finding]:
 
 
 def _resources() -> Iterator[Finding]:
-    free = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable:")
-    )
+    free = memory_free()
     reason = f"{free / GIB:.1f} GiB available, {os.cpu_count()} CPUs"
     if free < WANTED_MEMORY:
         yield Finding(

@@ -19,7 +19,7 @@ from leviathan.errors import LaunchError
 from leviathan.launch.host import HostFacts, Sink
 from leviathan.launch.programs import bin_dir, program
 
-__all__ = ["LocalHost", "LocalProcess"]
+__all__ = ["LocalHost", "LocalProcess", "facts_from_probe", "memory_free"]
 
 PROBE_SECONDS = 20
 TERM_SECONDS = 3.0
@@ -189,9 +189,9 @@ def facts_from_probe(stdout: bytes, stderr: bytes, code: int) -> HostFacts:
             kvm=data["kvm"],
             userfaultfd=data["userfaultfd"],
             cpus=int(data.get("cpus") or os.cpu_count() or 1),
-            memory_free=int(data.get("memory_free") or _memory_free()),
+            memory_free=int(data.get("memory_free") or memory_free()),
             tsc_khz=int(data.get("tsc_khz") or 0),
-            cpu_vendor=str(data.get("cpu_vendor") or ""),
+            cpu_vendor=str(data.get("cpu_vendor") or _proc_field("/proc/cpuinfo", "vendor_id")),
             kernel=str(data.get("kernel") or os.uname().release),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -199,8 +199,15 @@ def facts_from_probe(stdout: bytes, stderr: bytes, code: int) -> HostFacts:
         raise LaunchError(f"`lev-node probe` ended with {code} and no usable answer: {said or error}") from error
 
 
-def _memory_free() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def memory_free() -> int:
+    """Bytes that new programs may take."""
+    return int((_proc_field("/proc/meminfo", "MemAvailable") or "0 kB").split()[0]) * 1024
+
+
+def _proc_field(path: str, name: str) -> str:
+    """The value of the first line ``NAME: VALUE``."""
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""

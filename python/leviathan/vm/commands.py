@@ -88,9 +88,9 @@ class Collector:
             if match is None:
                 self._scanned = max(len(self._buffer) - len(self._token) - 8, 0)
                 return
+            token, code = self._token, int(match[1])
             del self._buffer[match.start() :]
             self._mark = None
-            token, code = self._token, int(match[1])
         self._done(token, code)
 
     def output(self) -> bytes:

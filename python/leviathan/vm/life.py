@@ -311,12 +311,19 @@ class Life:
 
     def _worker_ended(self, event: Event) -> None:
         """A worker ended while the VM runs. The head notices, too, and knows more: it has a moment to say so."""
+        if event.data.get("code") == 0 and self.head is not None:
+            # The head said goodbye to it: QEMU is about to end.
+            return
         worker = next(worker for worker in self._workers if worker.name == event.kind)
         end = time.monotonic() + (BLAME_SECONDS if self.head is not None else 0)
         while (now := time.monotonic()) < end:
             later = self.mailbox.take(min(now + TICK_SECONDS, end))
-            if later is not None:
+            # Other workers follow the first one into death; only the head can tell us more.
+            if later is not None and later.source in ("head", "lab"):
                 self._handle(later)
+            elif later is not None and (later.source, later.kind) == ("exit", "head"):
+                self._note_exit(later)
+                break
         how = _how(event.data.get("code"))
         error = NodeLost(f"{worker.name} was lost: its program on {worker.host.name} {how}")
         raise self._told(error if self._ready else StartError(error.message), worker.log)
