@@ -15,7 +15,7 @@ import pytest
 
 from leviathan.errors import LaunchError, StartError
 from leviathan.launch import programs
-from leviathan.launch.local import LocalHost, facts_from_probe
+from leviathan.launch.local import LocalHost, facts_from_probe, no_hardware
 
 
 @pytest.fixture
@@ -144,11 +144,18 @@ def test_ctrl_c_reaches_us_and_not_our_programs(host: LocalHost) -> None:
 
 
 def test_facts_are_what_the_probe_says() -> None:
-    facts = facts_from_probe(b'{"kvm": null, "userfaultfd": "not permitted", "tsc_khz": 2400000}\n', b"", 0)
-    assert (facts.kvm, facts.userfaultfd, facts.tsc_khz) == (None, "not permitted", 2_400_000)
+    answer = b'{"kvm": "no /dev/kvm", "userfaultfd": "not permitted", "tsc_khz": 2400000}\n'
+    facts = facts_from_probe(answer, b"", 0)
+    assert (facts.kvm, facts.userfaultfd, facts.tsc_khz) == ("no /dev/kvm", "not permitted", 2_400_000)
     assert facts.cpus >= 1
     assert facts.memory_free > 1 << 20
     assert facts.cpu_vendor
+
+
+def test_a_paravirtual_kvm_is_not_taken_for_a_real_one() -> None:
+    assert no_hardware("fpu sse svm lm") is None
+    assert no_hardware("fpu vmx") is None
+    assert "neither vmx nor svm" in (no_hardware("fpu sse hypervisor svm_lock") or "")
 
 
 @pytest.mark.parametrize("output", [b"", b"[]", b"{}", b"nonsense", b'{"kvm": null}'])
