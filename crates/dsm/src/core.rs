@@ -1,7 +1,7 @@
 //! The engine's inside: runs the state machine of a page under its lock and carries out what comes out of it.
 
 use crate::frames::Frame;
-use crate::hold::{self, HoldQueue, Visits};
+use crate::hold::{self, FetchTime, HoldQueue, Visits};
 use crate::memory::{self, PageBuffer};
 use crate::pool::Pool;
 use crate::segment::{Chunk, PageRecord, Segment, SegmentTable};
@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) early: Mutex<VecDeque<(NodeId, Header, Vec<u8>)>>,
     pub(crate) holds: HoldQueue,
     pub(crate) visits: Visits,
+    fetch_time: FetchTime,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
     pub(crate) stopped: AtomicBool,
@@ -194,6 +195,7 @@ impl Core {
             early: Mutex::default(),
             holds: HoldQueue::default(),
             visits: Visits::default(),
+            fetch_time: FetchTime::new(),
             discards: Discards::default(),
             stats: Stats::default(),
             stopped: AtomicBool::new(false),
@@ -254,7 +256,8 @@ impl Core {
         } else {
             self.now_us().wrapping_sub(record.granted_us)
         };
-        let holding_us = hold::holding_time_us(self.hold_us, record, self.rules.me.0);
+        let holding_us =
+            hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0);
         let mut ask = Ask {
             pool: self.pool.as_ref(),
             age_us,
@@ -426,9 +429,9 @@ impl Core {
     /// The fault that was pending is over.
     fn answered(&self, record: &mut PageRecord) {
         if record.faulted_ns != 0 {
-            self.stats.latency(u64::from(
-                (self.now_ns() as u32).wrapping_sub(record.faulted_ns),
-            ));
+            let ns = (self.now_ns() as u32).wrapping_sub(record.faulted_ns);
+            self.stats.latency(u64::from(ns));
+            self.fetch_time.note(ns / 1000);
             record.faulted_ns = 0;
         }
     }

@@ -226,12 +226,12 @@ impl Engine {
         let at = segment.home(offset);
         let (record, entry) = (chunk.pages[index], chunk.entry(index));
         let mut line = format!(
-            "page {page:#x} on {}: {:?}, pending {:?}, faults {}, backoff {}; home {at}",
+            "page {page:#x} on {}: {:?}, pending {:?}, faults {}, returns {:?}; home {at}",
             self.core.rules.me,
             record.node.state,
             record.node.pending,
             record.faults,
-            record.backoff
+            record.returns
         );
         if at == self.core.rules.me {
             line += &format!(": {:?}", entry.cloned().unwrap_or_default());

@@ -2,22 +2,33 @@
 //!
 //! Why at all: an instruction may need several pages at once. If each is taken away while the next one is fetched,
 //! nobody ever gets anywhere. So a granted page stays for a while. That while is short, because everybody else
-//! waits for it; it doubles for a page to which a thread has to come back after it fetched others (it lost the page
-//! before it had the rest), and shrinks when that stops. A part that differs by node and time keeps two nodes from
-//! dancing in step.
+//! waits for it. It cannot be told from here whether a thread that comes back to a page was robbed before it could
+//! use it or has used it and wants it again; growing the time for all such pages made honest ping-pong a hundred
+//! times slower. So the time is drawn by lot: mostly it is the short one, but for pages to which threads come back,
+//! some grants, drawn differently on each node, last several times as long as fetching a page does. Two nodes that
+//! duel draw different lots soon, and the one with the long one gets all of its pages together.
 
 use crate::segment::PageRecord;
 use lev_coherence::Demand;
 use lev_wire::PageNumber;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The holding time is doubled so often at most.
-const MAX_BACKOFF: u8 = 8;
+/// A long hold, in times of fetching a page without contention.
+const LONG: u32 = 8;
+/// A very long one.
+const VERY_LONG: u32 = 32;
 /// No page is held longer than this, microseconds.
-const LONGEST_US: u32 = 20_000;
+const LONGEST_US: u32 = 50_000;
+/// A thread must have come back to a page so often after it fetched others before its lots change.
+const ROBBED: u8 = 2;
+/// The same, for a thread that fetched no other page in between.
+const BOUNCED: u8 = 4;
+/// Neither is counted further than this.
+const COUNTED: u8 = 15;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
 const REVISIT_US: u32 = 50_000;
 /// Pages remembered for a thread: about as many as an instruction can need.
@@ -25,20 +36,52 @@ const REMEMBERED: usize = 8;
 /// Threads remembered; beyond that all are forgotten at once (threads come and go).
 const THREADS: usize = 4096;
 
+/// How long fetching a page takes without contention: the shortest time seen, which is forgotten slowly.
+pub(crate) struct FetchTime(AtomicU32);
+
+impl FetchTime {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU32::new(200)) // a guess; the first sample is most likely shorter
+    }
+
+    /// A page was fetched in so many microseconds.
+    pub(crate) fn note(&self, us: u32) {
+        let old = self.0.load(Relaxed);
+        let new = if us < old {
+            us.max(1)
+        } else {
+            old + ((us - old) / 1024).min(old).max(u32::from(us > old))
+        };
+        self.0.store(new.min(LONGEST_US), Relaxed);
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// How long a page that was granted at `record.granted_us` stays, microseconds.
-pub(crate) fn holding_time_us(base_us: u32, record: &PageRecord, node: u16) -> u32 {
-    let doubled = base_us
-        .saturating_mul(1 << record.backoff.min(MAX_BACKOFF))
-        .min(LONGEST_US);
-    // Up to once more, by a hash of when and where (Fibonacci hashing: the high bits are well mixed).
+pub(crate) fn holding_time_us(
+    base_us: u32,
+    fetch: &FetchTime,
+    record: &PageRecord,
+    node: u16,
+) -> u32 {
+    let (robbed, bounced) = record.returns;
+    if base_us == 0 || (robbed < ROBBED && bounced < BOUNCED) {
+        return base_us;
+    }
+    // The lot: a hash of when and where (Fibonacci hashing: the high bits are well mixed).
     let seed = record.granted_us ^ u32::from(node).wrapping_mul(0x85EB_CA6B);
-    let mixed = seed.wrapping_mul(0x9E37_79B9) >> 16;
-    let extra = if record.backoff == 0 {
-        0
-    } else {
-        ((u64::from(doubled) * u64::from(mixed)) >> 16) as u32
+    let lot = seed.wrapping_mul(0x9E37_79B9) >> 26;
+    let times = match (robbed >= ROBBED, lot) {
+        (_, 0) => VERY_LONG,
+        (true, 1..=8) | (false, 1) => LONG,
+        _ => return base_us,
     };
-    doubled + extra
+    base_us
+        .max(fetch.get().saturating_mul(times))
+        .min(LONGEST_US)
 }
 
 /// What threads faulted on last, to see who is being robbed.
@@ -66,8 +109,17 @@ impl Visits {
             *seen == page && *at != 0 && now_us.wrapping_sub(*at) < REVISIT_US
         });
         match again {
-            Some(at) if at != last => record.backoff = (record.backoff + 1).min(MAX_BACKOFF),
-            _ => record.backoff = record.backoff.saturating_sub(1),
+            Some(at) if at != last => record.returns.0 = (record.returns.0 + 1).min(COUNTED),
+            Some(_) => {
+                record.returns.1 = (record.returns.1 + 1).min(COUNTED);
+                record.returns.0 = record.returns.0.saturating_sub(1);
+            }
+            None => {
+                record.returns = (
+                    record.returns.0.saturating_sub(1),
+                    record.returns.1.saturating_sub(1),
+                )
+            }
         }
         match again {
             Some(at) if at == last => recent.pages[at].1 = now_us,
@@ -183,29 +235,67 @@ impl HoldQueue {
 mod tests {
     use super::*;
 
+    /// Holding times of many grants.
+    fn times(record: PageRecord, node: u16) -> Vec<u32> {
+        let fetch = FetchTime::new();
+        fetch.note(100);
+        let grants = (1..10_000).map(|grant| PageRecord {
+            granted_us: grant * 137,
+            ..record
+        });
+        grants
+            .map(|record| holding_time_us(50, &fetch, &record, node))
+            .collect()
+    }
+
     #[test]
-    fn a_thread_that_must_come_back_gets_more_time() {
+    fn a_thread_that_must_come_back_gets_more_time_now_and_then() {
         let visits = Visits::default();
         let (mut first, mut second) = (PageRecord::default(), PageRecord::default());
+        assert_eq!(times(first, 0).iter().max(), Some(&50));
         for round in 1..=20 {
             visits.note(7, 100, round * 200, &mut first);
             visits.note(7, 101, round * 200 + 100, &mut second);
         }
-        assert_eq!((first.backoff, second.backoff), (MAX_BACKOFF, MAX_BACKOFF));
-        assert!(holding_time_us(50, &first, 0) >= 50 << MAX_BACKOFF);
+        let (here, there) = (times(first, 0), times(second, 1));
+        assert_eq!(here.iter().max(), Some(&3200));
+        let average = here.iter().sum::<u32>() as usize / here.len();
+        assert!((100..300).contains(&average), "on average {average} us");
+        let wins = here
+            .iter()
+            .zip(&there)
+            .filter(|(here, there)| **here >= **there + 400)
+            .count();
+        assert!(
+            wins > here.len() / 20,
+            "only {wins} grants here outlast those there"
+        );
         for round in 100..120 {
-            visits.note(8, 100, round * 200, &mut first);
+            visits.note(8, round, u32::MAX / 2, &mut first);
         }
-        assert_eq!(first.backoff, 0);
-        assert_eq!(holding_time_us(50, &first, 0), 50);
+        assert_eq!(times(first, 0).iter().max(), Some(&50));
     }
 
     #[test]
-    fn one_page_that_bounces_is_not_held_longer() {
+    fn one_page_that_bounces_is_hardly_held_longer() {
         let visits = Visits::default();
         let mut record = PageRecord::default();
         (1..100).for_each(|round| visits.note(7, 100, round * 200, &mut record));
-        assert_eq!(record.backoff, 0);
+        let times = times(record, 0);
+        let average = times.iter().sum::<u32>() as usize / times.len();
+        assert!((51..150).contains(&average), "on average {average} us");
+    }
+
+    #[test]
+    fn the_fetch_time_follows_the_shortest() {
+        let fetch = FetchTime::new();
+        fetch.note(30);
+        (0..100).for_each(|_| fetch.note(5000));
+        assert!((30..3000).contains(&fetch.get()));
+        (0..10_000).for_each(|_| fetch.note(5000));
+        assert!(fetch.get() > 4000);
+        fetch.note(25);
+        assert_eq!(fetch.get(), 25);
     }
 
     #[test]

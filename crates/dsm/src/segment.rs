@@ -17,8 +17,8 @@ pub(crate) const BLOCK_PAGES: u64 = 512;
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PageRecord {
     pub(crate) node: NodePage,
-    /// How often the minimal holding time was doubled.
-    pub(crate) backoff: u8,
+    /// How often threads came back to it, after other pages and without; see [`crate::hold`].
+    pub(crate) returns: (u8, u8),
     /// When the page was granted, in microseconds since start; 0: never.
     pub(crate) granted_us: u32,
     /// When the fault that is pending began, low bits of nanoseconds since start.
