@@ -37,6 +37,7 @@ pub fn verdict(totals: &Totals, increments: u64) -> Vec<String> {
 struct Fetched {
     sum: u128,
     backward: u64,
+    switches: u64,
 }
 
 fn fetched_verdict(fetched: &[Fetched], increments: u64) -> Vec<String> {
@@ -56,14 +57,34 @@ fn fetched_verdict(fetched: &[Fetched], increments: u64) -> Vec<String> {
     failures
 }
 
-fn report(name: &str, cpus: &[usize], rounds: u64, begin: Instant) -> Report {
+/// Increments between which another thread's came, of all threads.
+pub fn contended_verdict(switches: u64, increments: u64, concurrent: bool) -> Vec<String> {
+    // A few thousand increments may well be over before the other thread has begun.
+    if switches > 0 || increments < 20_000 || !concurrent {
+        return Vec::new();
+    }
+    vec!["no increment came between two of another thread: they never ran at the same time".into()]
+}
+
+/// Rounds between two common starts, so that the threads meet even if one is much faster.
+fn together_every(rounds: u64) -> u64 {
+    rounds.div_ceil(32)
+}
+
+fn report(name: &str, cpus: &[usize], rounds: u64, switches: u64, begin: Instant) -> Report {
     let increments = rounds * cpus.len() as u64;
     Report::new("counters")
         .with("placement", name)
         .with("cpus", cpus.iter().map(|&c| c as u64).collect::<Vec<u64>>())
         .with("rounds", rounds)
         .with("increments", increments)
+        .with("switches", switches)
         .with("seconds", begin.elapsed().as_secs_f64())
+        .failing(contended_verdict(
+            switches,
+            increments,
+            team::have_cpu_each(cpus),
+        ))
 }
 
 /// Counters of 1, 2, 4 and 8 bytes in one cache line, and the values that xadd returns.
@@ -74,37 +95,36 @@ fn same_line(cpus: &[usize], rounds: u64) -> Result<Report> {
         let mut fetched = Fetched::default();
         let mut last = None;
         for round in 0..rounds {
+            if round % together_every(rounds) == 0 {
+                member.start_together();
+            }
             page.u8(1).fetch_add(1, SeqCst);
+            page.u16(2).fetch_add(1, SeqCst);
+            page.u32(4).fetch_add(1, SeqCst);
             page.u64(16).fetch_add(1, SeqCst);
-            // SAFETY: bytes 2..4 and 4..8 of a live page, used as atomics by every thread.
-            let (two, four) = unsafe {
-                let two = std::sync::atomic::AtomicU16::from_ptr(page.at(2).cast());
-                (two, page.u32(4))
-            };
-            two.fetch_add(1, SeqCst);
-            four.fetch_add(1, SeqCst);
             // SAFETY: bytes 24..32 of a live page, reached by locked instructions only.
             let old = unsafe { asm::lock_xadd_u64(page.at(24), 1) };
             fetched.sum += u128::from(old);
             fetched.backward += u64::from(last.is_some_and(|last| old <= last));
+            fetched.switches += u64::from(last.is_some_and(|last| old > last + 1));
             last = Some(old);
             member.progress(round + 1);
         }
         fetched
     });
-    let two = page.u32(0).load(SeqCst) >> 16;
     let totals = Totals {
         placement: "same-line",
         counters: vec![
             ("byte".into(), page.u8(1).load(SeqCst).into(), 8),
-            ("2 bytes".into(), two.into(), 16),
+            ("2 bytes".into(), page.u16(2).load(SeqCst).into(), 16),
             ("4 bytes".into(), page.u32(4).load(SeqCst).into(), 32),
             ("8 bytes".into(), page.u64(16).load(SeqCst), 64),
             ("xadd".into(), page.u64(24).load(SeqCst), 64),
         ],
     };
     let increments = rounds * cpus.len() as u64;
-    Ok(report("same-line", cpus, rounds, begin)
+    let switches = fetched.iter().map(|f| f.switches).sum();
+    Ok(report("same-line", cpus, rounds, switches, begin)
         .failing(verdict(&totals, increments))
         .failing(fetched_verdict(&fetched, increments)))
 }
@@ -113,30 +133,34 @@ fn same_line(cpus: &[usize], rounds: u64) -> Result<Report> {
 fn spread(name: &'static str, stride: usize, cpus: &[usize], rounds: u64) -> Result<Report> {
     let pages = Mapping::new((3 * stride) / PAGE + 1)?;
     let begin = Instant::now();
-    team::run(cpus, |member| {
+    let switches = team::run(cpus, |member| {
+        let (mut switches, mut last) = (0, [None; 4]);
         for round in 0..rounds {
+            if round % together_every(rounds) == 0 {
+                member.start_together();
+            }
             for i in 0..4 {
                 // Each thread starts at another counter, so that they meet in all of them.
-                pages
-                    .u64((i + member.tid) % 4 * stride)
-                    .fetch_add(1, SeqCst);
+                let counter = (i + member.tid) % 4;
+                let old = pages.u64(counter * stride).fetch_add(1, SeqCst);
+                switches += u64::from(last[counter].is_some_and(|last| old > last + 1));
+                last[counter] = Some(old);
             }
             member.progress(round + 1);
         }
+        switches
     });
     let value = |i: usize| {
-        (
-            format!("counter {i}"),
-            pages.u64(i * stride).load(SeqCst),
-            64,
-        )
+        let value = pages.u64(i * stride).load(SeqCst);
+        (format!("counter {i}"), value, 64)
     };
     let totals = Totals {
         placement: name,
         counters: (0..4).map(value).collect(),
     };
     let increments = rounds * cpus.len() as u64;
-    Ok(report(name, cpus, rounds, begin).failing(verdict(&totals, increments)))
+    Ok(report(name, cpus, rounds, switches.iter().sum(), begin)
+        .failing(verdict(&totals, increments)))
 }
 
 /// A 16-byte counter by `lock cmpxchg16b`.
@@ -144,8 +168,12 @@ fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
     let page = Mapping::new(1)?;
     let begin = Instant::now();
     let retries = team::run(cpus, |member| {
+        // An attempt loses when another thread's increment came between.
         let mut retries = 0;
         for round in 0..rounds {
+            if round % together_every(rounds) == 0 {
+                member.start_together();
+            }
             // SAFETY: 16-byte aligned (offset 64 of a page) and live; CPUID was asked.
             retries += unsafe { asm::lock_cmpxchg16b_add(page.at(64).cast()) };
             member.progress(round + 1);
@@ -163,9 +191,10 @@ fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
             ("high half, odd".into(), increments + high % 2, 64),
         ],
     };
-    Ok(report("cmpxchg16b", cpus, rounds, begin)
-        .with("retries", retries.iter().sum::<u64>())
-        .failing(verdict(&totals, increments)))
+    Ok(
+        report("cmpxchg16b", cpus, rounds, retries.iter().sum(), begin)
+            .failing(verdict(&totals, increments)),
+    )
 }
 
 /// All placements, `rounds` increments of every counter by every thread.
@@ -212,33 +241,24 @@ mod tests {
 
     #[test]
     fn a_value_fetched_twice_fails() {
-        let good = [
-            Fetched {
-                sum: 1 + 3,
-                backward: 0,
-            },
-            Fetched {
-                sum: 2,
-                backward: 0,
-            },
-        ];
+        let fetched = |sum, backward| Fetched {
+            sum,
+            backward,
+            switches: 0,
+        };
+        let good = [fetched(1 + 3, 0), fetched(2, 0)];
         assert!(fetched_verdict(&good, 4).is_empty());
-        let twice = [
-            Fetched {
-                sum: 1 + 3,
-                backward: 0,
-            },
-            Fetched {
-                sum: 3,
-                backward: 0,
-            },
-        ];
+        let twice = [fetched(1 + 3, 0), fetched(3, 0)];
         assert_eq!(fetched_verdict(&twice, 4).len(), 1);
-        let backward = [Fetched {
-            sum: 6,
-            backward: 1,
-        }];
-        assert_eq!(fetched_verdict(&backward, 4).len(), 1);
+        assert_eq!(fetched_verdict(&[fetched(6, 1)], 4).len(), 1);
+    }
+
+    #[test]
+    fn counters_that_nobody_fought_for_fail() {
+        assert!(contended_verdict(1, 200_000, true).is_empty());
+        assert_eq!(contended_verdict(0, 200_000, true).len(), 1);
+        assert!(contended_verdict(0, 200_000, false).is_empty());
+        assert!(contended_verdict(0, 100, true).is_empty());
     }
 
     #[test]

@@ -13,17 +13,17 @@ use crate::batches::{offsets, permutations, plan, Batch, Start, ARENA_PAGES};
 use crate::error::{Error, Result};
 use crate::placement::Placement;
 use crate::report::Report;
-use crate::shapes::{outcome_name, Layout, Location, Op, Outcome, Shape, SHAPES};
+use crate::shapes::{outcome_name, Layout, Location, Op, Shape, SHAPES};
 use crate::sys::{Mapping, PAGE};
+use crate::tally::{verdict, Tally};
 use crate::team::{self, Member};
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Cycles between the common starts of two rounds.
 const ROUND_CYCLES: u64 = 600;
-/// A common start further away than this is not waited for (time-stamps may be out of step).
-const PATIENCE_CYCLES: u64 = 100_000_000;
+/// How often the whole plan is repeated while too few batches were mixed.
+const MOST_PASSES: u64 = 8;
 
 /// A litmus thread as code and operands.
 struct Kernel {
@@ -63,7 +63,8 @@ struct Run<'a> {
     finals: bool,
     arena: &'a Mapping,
     records: Mapping,
-    start_time: Box<AtomicU64>,
+    /// Set when enough batches were mixed; on the heap, away from what changes.
+    enough: Box<AtomicBool>,
 }
 
 impl Run<'_> {
@@ -80,6 +81,7 @@ impl Run<'_> {
         }
     }
 
+    /// Clears a batch and brings its pages to where it starts.
     fn prepare(&self, member: &Member, batch: &Batch) {
         let last = self.kernels.len() - 1;
         let owner = if batch.start == Start::LastOwns {
@@ -89,19 +91,17 @@ impl Run<'_> {
         };
         if member.tid == owner {
             self.touch(batch, true);
-            self.start_time.store(asm::rdtsc() + 200_000, Relaxed);
         }
-        member.meet();
         if batch.start == Start::AllRead {
-            self.touch(batch, false);
             member.meet();
+            self.touch(batch, false);
         }
     }
 
     /// Runs this thread's part of a batch and leaves its registers in the records.
     fn execute(&self, member: &Member, batch: &Batch) {
         let kernel = &self.kernels[self.role(batch, member.tid)];
-        let start = self.start_time.load(Relaxed);
+        let start = member.start_together();
         let record = member.tid * PAGE;
         for i in 0..batch.rounds {
             let at = offsets(self.layout, batch, i);
@@ -109,7 +109,7 @@ impl Run<'_> {
             if batch.timed {
                 // A little early or late, so that all alignments of the threads occur.
                 let jitter = (i * (member.tid + 1) * 37 % 128) as u64;
-                wait_until(start + i as u64 * ROUND_CYCLES + jitter);
+                team::wait_until(start + i as u64 * ROUND_CYCLES + jitter);
             }
             // SAFETY: both words lie in the arena (checked by `at`), 4-byte aligned by
             // `offsets`; other threads touch them only through atomics and these bodies.
@@ -123,8 +123,10 @@ impl Run<'_> {
         self.roles[batch.number % self.roles.len()][tid]
     }
 
-    /// Adds the outcomes of a finished batch to `counts`.
-    fn count(&self, batch: &Batch, counts: &mut BTreeMap<Outcome, u64>) {
+    /// Adds the outcomes of a finished batch to the tally.
+    fn count(&self, batch: &Batch, tally: &mut Tally) {
+        let mut first = None;
+        let mut mixed = false;
         let mut by_role = vec![0; self.kernels.len()];
         for tid in 0..self.kernels.len() {
             by_role[self.role(batch, tid)] = tid;
@@ -141,36 +143,13 @@ impl Run<'_> {
                 let finals = offsets(self.layout, batch, i);
                 outcome.extend(finals.map(|o| self.arena.u32(o).load(Relaxed).min(15) as u8));
             }
-            *counts.entry(outcome).or_default() += 1;
+            mixed |= first.get_or_insert_with(|| outcome.clone()) != &outcome;
+            *tally.counts.entry(outcome).or_default() += 1;
         }
+        tally.rounds += batch.rounds as u64;
+        tally.batches += 1;
+        tally.mixed += u64::from(mixed);
     }
-}
-
-fn wait_until(start: u64) {
-    loop {
-        let left = start.wrapping_sub(asm::rdtsc());
-        if left == 0 || left > PATIENCE_CYCLES {
-            return;
-        }
-        std::hint::spin_loop();
-    }
-}
-
-/// Outcomes that x86-TSO forbids, and rounds without an outcome.
-pub fn verdict(shape: &Shape, counts: &BTreeMap<Outcome, u64>, rounds: u64) -> Vec<String> {
-    let allowed = shape.allowed();
-    let forbidden = counts.iter().filter(|(o, _)| !allowed.contains(*o));
-    let mut failures: Vec<String> = forbidden
-        .map(|(outcome, n)| {
-            let name = outcome_name(outcome);
-            format!("{n} rounds ended in {name}, which x86-TSO forbids")
-        })
-        .collect();
-    let counted: u64 = counts.values().sum();
-    if counted != rounds || rounds == 0 {
-        failures.push(format!("{counted} outcomes in {rounds} rounds"));
-    }
-    failures
 }
 
 fn run_shape(
@@ -191,40 +170,41 @@ fn run_shape(
         finals: shape.finals,
         arena,
         records: Mapping::new(threads)?,
-        start_time: Box::default(),
+        enough: Box::default(),
     };
     let placed: Vec<usize> = cpus.iter().copied().cycle().take(threads).collect();
     let begin = std::time::Instant::now();
-    let counted = team::run(&placed, |member| {
-        let mut counts = BTreeMap::new();
-        let mut done = 0;
-        for batch in &run.batches {
-            run.prepare(member, batch);
-            run.execute(member, batch);
-            member.meet();
-            if member.tid == 0 {
-                run.count(batch, &mut counts);
+    let tallies = team::run(&placed, |member| {
+        let mut tally = Tally::default();
+        for pass in 0..MOST_PASSES {
+            for batch in &run.batches {
+                run.prepare(member, batch);
+                run.execute(member, batch);
+                member.meet();
+                if member.tid == 0 {
+                    run.count(batch, &mut tally);
+                }
+                member.progress(pass * rounds + batch.rounds as u64 * (batch.number as u64 + 1));
+                member.meet();
             }
-            done += batch.rounds as u64;
-            member.progress(done);
+            if member.tid == 0 {
+                run.enough
+                    .store(tally.mixed >= tally.least_mixed(), Relaxed);
+            }
             member.meet();
+            if run.enough.load(Relaxed) {
+                break;
+            }
         }
-        counts
+        tally
     });
-    let counts = counted.into_iter().next().unwrap_or_default();
+    let tally = tallies.into_iter().next().unwrap_or_default();
     let (allowed, sequential) = (shape.allowed(), shape.sequential());
-    let sum = |wanted: &dyn Fn(&Outcome) -> bool| -> u64 {
-        counts
-            .iter()
-            .filter(|(o, _)| wanted(o))
-            .map(|(_, n)| n)
-            .sum()
-    };
-    let named = counts.iter().map(|(o, n)| (outcome_name(o), *n));
+    let named = tally.counts.iter().map(|(o, n)| (outcome_name(o), *n));
     Ok(Report::new("litmus")
         .with("shape", shape.name)
         .with("layout", layout.name())
-        .with("rounds", rounds)
+        .with("rounds", tally.rounds)
         .with(
             "cpus",
             placed.iter().map(|&c| c as u64).collect::<Vec<u64>>(),
@@ -233,11 +213,13 @@ fn run_shape(
         .with("outcomes", named.collect::<Vec<_>>())
         .with(
             "relaxed",
-            sum(&|o| allowed.contains(o) && !sequential.contains(o)),
+            tally.sum(|o| allowed.contains(o) && !sequential.contains(o)),
         )
-        .with("forbidden", sum(&|o| !allowed.contains(o)))
+        .with("forbidden", tally.sum(|o| !allowed.contains(o)))
+        .with("batches", tally.batches)
+        .with("mixed_batches", tally.mixed)
         .with("seconds", begin.elapsed().as_secs_f64())
-        .failing(verdict(shape, &counts, rounds)))
+        .failing(verdict(shape, &tally, team::have_cpu_each(&placed))))
 }
 
 /// Runs all shapes (or those named), `rounds` for each layout; `each` receives the reports.
@@ -271,38 +253,6 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shape(name: &str) -> &'static Shape {
-        SHAPES.iter().find(|s| s.name == name).expect("shape")
-    }
-
-    #[test]
-    fn a_forbidden_outcome_fails() {
-        for (name, bad) in [
-            ("SB+mfence", vec![0, 0]),
-            ("MP", vec![1, 0]),
-            ("LB", vec![1, 1]),
-            ("IRIW", vec![1, 0, 1, 0]),
-            ("2+2W", vec![1, 1]),
-            ("S", vec![1, 2, 1]),
-            ("CoRR", vec![1, 0]),
-            ("MP", vec![15, 0]),
-        ] {
-            let mut counts =
-                BTreeMap::from([(shape(name).sequential().pop_first().expect("one"), 99)]);
-            assert!(verdict(shape(name), &counts, 99).is_empty(), "{name}");
-            counts.insert(bad, 1);
-            assert_eq!(verdict(shape(name), &counts, 100).len(), 1, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_relaxed_outcome_of_sb_passes_and_missing_rounds_fail() {
-        let counts = BTreeMap::from([(vec![0, 0], 7)]);
-        assert!(verdict(shape("SB"), &counts, 7).is_empty());
-        assert_eq!(verdict(shape("SB"), &counts, 8).len(), 1);
-        assert_eq!(verdict(shape("SB"), &BTreeMap::new(), 0).len(), 1);
-    }
 
     #[test]
     fn every_shape_has_code_that_does_its_operations_in_order() {

@@ -23,6 +23,7 @@ mod shapes;
 mod smc;
 mod spin;
 mod sys;
+mod tally;
 mod team;
 mod ticketlock;
 mod tlb;

@@ -1,7 +1,7 @@
 //! System calls that the checks need, each wrapped once.
 
 use crate::error::{Error, Result};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8};
 
 /// Size of a base page of x86.
 pub const PAGE: usize = 4096;
@@ -66,6 +66,12 @@ impl Mapping {
     pub fn u8(&self, offset: usize) -> &AtomicU8 {
         // SAFETY: inside the mapping, which outlives the reference; accessed atomically.
         unsafe { AtomicU8::from_ptr(self.aligned(offset)) }
+    }
+
+    /// The 2-byte word at `offset` (aligned).
+    pub fn u16(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: aligned and inside the mapping (checked); accessed atomically.
+        unsafe { AtomicU16::from_ptr(self.aligned(offset)) }
     }
 
     /// The 4-byte word at `offset` (aligned).

@@ -1,5 +1,6 @@
 //! Pinned threads that work together: barriers, bounded spinning, progress for the watchdog.
 
+use crate::asm;
 use crate::error::Error;
 use crate::sys;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,12 +57,31 @@ pub fn give_up(error: &Error) -> ! {
     std::process::exit(crate::EXIT_CANNOT_RUN);
 }
 
+/// Bounds of the time between announcing a common start and the start, cycles of the TSC.
+const MARGIN: std::ops::RangeInclusive<u64> = 20_000..=10_000_000;
+/// A common start further away than this is not waited for (time-stamps may be out of step).
+const PATIENCE_CYCLES: u64 = 100_000_000;
+
 /// Where threads meet. Everything on one page, so that a crossing moves one page only.
 #[repr(align(4096))]
-pub struct Barrier {
+struct Barrier {
     arrived: AtomicU64,
     generation: AtomicU64,
     members: u64,
+    start: AtomicU64,
+    margin: AtomicU64,
+    late: AtomicU64,
+}
+
+/// Waits for a time-stamp, unless it has passed.
+pub fn wait_until(start: u64) {
+    loop {
+        let left = start.wrapping_sub(asm::rdtsc());
+        if left == 0 || left > PATIENCE_CYCLES {
+            return;
+        }
+        std::hint::spin_loop();
+    }
 }
 
 /// One thread of a team.
@@ -106,22 +126,56 @@ impl Member<'_> {
     }
 }
 
-/// Runs `body` on one thread for each entry of `cpus`, pinned there; results in that order.
-/// All threads are on their CPU before the first one starts.
-pub fn run<R: Send>(cpus: &[usize], body: impl Fn(&Member) -> R + Sync) -> Vec<R> {
+impl Member<'_> {
+    /// Like `meet`, but all threads go on at the same moment, whose time-stamp is returned.
+    ///
+    /// Threads leave a plain barrier one after the other; a short piece of work behind it would
+    /// be done by the first before the last has started. The time allowed for leaving adapts.
+    pub fn start_together(&self) -> u64 {
+        let barrier = self.barrier;
+        self.meet();
+        if self.tid == 0 {
+            let margin = barrier.margin.load(Ordering::Relaxed);
+            let margin = match barrier.late.swap(0, Ordering::Relaxed) {
+                0 => margin - margin / 8,
+                _ => margin * 2,
+            };
+            let margin = margin.clamp(*MARGIN.start(), *MARGIN.end());
+            barrier.margin.store(margin, Ordering::Relaxed);
+            barrier
+                .start
+                .store(asm::rdtsc() + margin, Ordering::Relaxed);
+        }
+        self.meet();
+        let start = barrier.start.load(Ordering::Relaxed);
+        if asm::rdtsc() > start {
+            barrier.late.fetch_add(1, Ordering::Relaxed);
+        }
+        wait_until(start);
+        start
+    }
+}
+
+/// Whether each thread of a team would have a CPU of its own: only then do they run at once.
+pub fn have_cpu_each(cpus: &[usize]) -> bool {
     let mut distinct = cpus.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
+    distinct.len() == cpus.len()
+}
+
+/// Runs `body` on one thread for each entry of `cpus`, pinned there; results in that order.
+/// All threads are on their CPU before the first one starts.
+pub fn run<R: Send>(cpus: &[usize], body: impl Fn(&Member) -> R + Sync) -> Vec<R> {
     // With a CPU for each thread, yielding is only a safety net.
-    let patience = if distinct.len() < cpus.len() {
-        50
-    } else {
-        20_000
-    };
+    let patience = if have_cpu_each(cpus) { 20_000 } else { 50 };
     let barrier = Box::new(Barrier {
         arrived: AtomicU64::new(0),
         generation: AtomicU64::new(0),
         members: cpus.len() as u64,
+        start: AtomicU64::new(0),
+        margin: AtomicU64::new(*MARGIN.start()),
+        late: AtomicU64::new(0),
     });
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
