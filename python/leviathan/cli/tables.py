@@ -30,28 +30,36 @@ def step_table(steps: Sequence[Step]) -> Table:
 
 
 def node_table(report: Mapping[str, Any]) -> Table:
-    """One row per node of the facade's report; what a node does not count stays empty."""
+    """One row per node of the head's report (``crates/mesh/src/report.rs``); what a node does not count stays empty."""
     table = Table("node", "vCPUs", box=None, padding=(0, 2))
     for title in ("exits", "by reason", "interrupts", "faults", "promoted", "bytes"):
-        table.add_column(title, justify="left" if title == "by reason" else "right")
+        table.add_column(title, justify="left" if title in ("by reason", "faults") else "right")
     for node in _list(report.get("nodes")):
         vcpus = _list(node.get("vcpus"))
         exits: dict[str, int] = {}
         for vcpu in vcpus:
             for reason, count in _table(vcpu.get("exits")).items():
                 exits[reason] = exits.get(reason, 0) + _number(count)
-        top = sorted(exits.items(), key=lambda item: -item[1])[:TOP_EXITS]
+        interrupts, memory = _table(node.get("interrupts")), _table(node.get("memory"))
+        faults = {name.removeprefix("faults_"): count for name, count in memory.items() if name.startswith("faults_")}
         table.add_row(
             str(node.get("name", "")),
             " ".join(str(vcpu.get("id", "?")) for vcpu in vcpus),
             f"{sum(exits.values()):,}",
-            "  ".join(f"{reason} {count:,}" for reason, count in top if count),
-            _sum(node.get("interrupts")),
-            _by_kind(node.get("faults")),
-            _sum(_table(node.get("pool")).get("promoted")),
-            _by_kind(node.get("bytes")),
+            _largest(exits, TOP_EXITS),
+            f"{_number(interrupts.get('sent')):,} out  {_number(interrupts.get('received')):,} in"
+            if interrupts
+            else "",
+            _largest(faults, len(faults)),
+            f"{_number(memory.get('promotions')):,}" if memory else "",
+            f"{_number(memory.get('bytes_sent')):,} out" if memory else "",
         )
     return table
+
+
+def _largest(counts: Mapping[str, Any], number: int) -> str:
+    top = sorted(((name, _number(count)) for name, count in counts.items()), key=lambda item: -item[1])[:number]
+    return "  ".join(f"{name} {count:,}" for name, count in top if count)
 
 
 def _list(value: Any) -> list[Mapping[str, Any]]:
@@ -64,15 +72,3 @@ def _table(value: Any) -> Mapping[str, Any]:
 
 def _number(value: Any) -> int:
     return int(value) if isinstance(value, int | float) else 0
-
-
-def _sum(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{sum(_number(part) for part in value.values()):,}"
-    return f"{_number(value):,}" if value is not None else ""
-
-
-def _by_kind(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return _sum(value)
-    return "  ".join(f"{kind} {_number(count):,}" for kind, count in value.items() if _number(count))

@@ -1,0 +1,104 @@
+"""What would be started: commands as a shell would take them, and the cluster file without its secret."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any, TextIO
+
+from leviathan.errors import LeviathanError
+from leviathan.launch.local import LocalHost
+from leviathan.model.layout import vcpus
+from leviathan.model.machine import Machine
+from leviathan.model.sizes import format_size
+from leviathan.qemu.binary import probe_binary
+from leviathan.qemu.command import PORTS, HeadCommand, head_command, head_environment
+from leviathan.vm.cluster import Identity, cluster_file, masked
+from leviathan.vm.head import HeadFiles
+from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, Choice, choose, lab_size
+from leviathan.vm.workers import worker_command
+
+__all__ = ["make_plan", "print_plan"]
+
+FOLDER = "/tmp/lev-RUN"  # noqa: S108 (a name to show)
+
+
+def make_plan(machine: Machine) -> dict[str, Any]:
+    """The plan as a table. What is only known at run time stands in capitals. Raises ``StartError`` without QEMU."""
+    local = LocalHost()
+    qemu = probe_binary(machine.qemu)
+    choice = _choose(machine, local)
+    shares = machine.shares()
+    count = machine.lab.machines if choice.lab else 1
+    hosts = [f"lab{node * count // len(shares)}" if choice.lab else local.name for node in range(len(shares))]
+    bin_dir = "/usr/lib/leviathan" if choice.lab else local.bin_dir
+    command = HeadCommand(
+        qemu=qemu.path,
+        kernel=GUEST_KERNEL if choice.lab else str(machine.kernel or "KERNEL"),
+        initrd=GUEST_INITRD if choice.lab else f"{FOLDER}/initrd",
+        folder=FOLDER,
+        tsc_khz=0,
+    )
+    host = LocalHost(hosts[0])
+    host.bin_dir = bin_dir
+    workers = [
+        worker_command(
+            host, share.name or "", f"{FOLDER}/{share.name}.secret", "127.0.0.1" if count == 1 else "ADDRESS"
+        )
+        for share in shares[1:]
+    ]
+    files = HeadFiles(FOLDER)
+    cluster = None
+    if not machine.stock:
+        addresses = [f"ADDRESS{node}:PORT" for node in range(1, len(shares))]
+        pool_path = "SHARED-MEMORY" if count > 1 else None
+        whole = cluster_file(
+            machine, Identity("0" * 32, ""), addresses, pool_path=pool_path, events=files.events, report=files.report
+        )
+        cluster = masked(whole) | {"run_id": "RUN"}
+    cpus, memory = lab_size(machine)
+    return {
+        "where": {"lab": choice.lab, "reason": choice.reason},
+        "lab_machines": [{"name": f"lab{n}", "cpus": cpus, "memory": memory} for n in range(count)]
+        if choice.lab
+        else [],
+        "nodes": [
+            {"name": share.name, "host": name, "vcpus": list(own), "memory": share.memory}
+            for share, name, own in zip(shares, hosts, vcpus(machine), strict=True)
+        ],
+        "workers": workers,
+        "pipes": [f"{FOLDER}/{port}" for port in (*PORTS, "qmp", "events")],
+        "cluster_file": {"path": files.cluster, "mode": "0600", "contents": cluster} if cluster else None,
+        "environment": dict(head_environment(machine, bin_dir, files.cluster)),
+        "qemu": head_command(machine, command),
+    }
+
+
+def print_plan(machine: Machine, out: TextIO, *, as_json: bool = False) -> None:
+    """Writes the plan for people, every command ready for a shell, or as JSON."""
+    plan = make_plan(machine)
+    if as_json:
+        out.write(json.dumps(plan, indent=2) + "\n")
+        return
+    out.write(f"# {'in lab machines' if plan['where']['lab'] else 'on this machine'}: {plan['where']['reason']}\n")
+    for lab in plan["lab_machines"]:
+        out.write(f"# {lab['name']}: a lab machine with {lab['cpus']} CPUs and {format_size(lab['memory'])}\n")
+    for node in plan["nodes"]:
+        cpus = ", ".join(map(str, node["vcpus"]))
+        out.write(f"# {node['name']} on {node['host']}: CPUs {cpus}; {format_size(node['memory'])}\n")
+    for worker in plan["workers"]:
+        out.write(shlex.join(worker) + "\n")
+    if plan["cluster_file"]:
+        contents = json.dumps(plan["cluster_file"]["contents"], indent=2)
+        out.write(f"cat > {plan['cluster_file']['path']} <<'END'\n{contents}\nEND\n")
+    out.write("mkfifo -m 600 " + " ".join(f"{pipe}.in {pipe}.out" for pipe in plan["pipes"]) + "\n")
+    environment = [f"{name}={value}" for name, value in plan["environment"].items()]
+    out.write(shlex.join(["env", *environment, *plan["qemu"]] if environment else plan["qemu"]) + "\n")
+
+
+def _choose(machine: Machine, local: LocalHost) -> Choice:
+    """Where it would run; a plan is useful even where a run would fail."""
+    try:
+        return choose(machine, local)
+    except LeviathanError as error:
+        return Choice(lab=machine.on != "native", reason=error.message)
