@@ -201,16 +201,26 @@ fn duel(shape: Shape, rounds: u64) {
                 node.write(from, 8 + me, round);
                 copy_word(at(from, 8 + me), at(to, 16 + me));
                 assert_eq!(node.read(to, 16 + me), round);
+                // Longer than the short holding time now and then, so that neither gets everything done at once.
+                let pause = std::time::Instant::now();
+                while round % 4 == 0 && pause.elapsed() < Duration::from_micros(100) {
+                    std::hint::spin_loop();
+                }
             }
         }),
     );
-    println!("duel: {} rounds each in {:?}", rounds, start.elapsed());
+    let met = cluster.total("pages_received");
+    println!(
+        "duel: {rounds} rounds each in {:?}, {met} pages moved",
+        start.elapsed()
+    );
+    assert!(met >= 40, "the nodes hardly met: {met} pages moved");
     cluster.stop();
 }
 
 #[test]
 fn nodes_that_need_the_same_two_pages_both_progress() {
-    duel(Shape::new(2, 4), 500);
+    duel(Shape::new(2, 4), 4000);
 }
 
 #[test]
@@ -219,7 +229,7 @@ fn nodes_that_need_the_same_two_pages_both_progress_with_homes_elsewhere() {
         homes: Some(vec![(4, lev_wire::NodeId(2))]),
         ..Shape::new(3, 4)
     };
-    duel(shape, 300);
+    duel(shape, 4000);
 }
 
 #[test]
