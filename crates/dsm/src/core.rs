@@ -437,7 +437,8 @@ impl Core {
     }
 }
 
-static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+/// What a page is before it is touched.
+pub(crate) static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 impl Failure {
     /// The failure as what the owner is told.

@@ -171,9 +171,9 @@ impl Engine {
         }
     }
 
-    /// Makes pages zero on every node. For what QEMU wants to discard (`MADV_DONTNEED`, hole punching): call this
-    /// *instead of* the system call, for the parts that are segments ([`Engine::contains`] works on page numbers);
-    /// other parts are ignored. Returns when it is done.
+    /// Makes pages zero on every node, for what QEMU discards (`MADV_DONTNEED`, hole punching). Parts that are in no
+    /// segment are ignored; returns when it is done. Call it *instead of* the system call, or after it; never before
+    /// it, because the system call would then take pages that this node has been granted since.
     pub fn discard(&self, local: *mut u8, len: usize) {
         let (start, end) = (local as u64, (local as u64).saturating_add(len as u64));
         let ticket = Arc::new(Ticket::default());

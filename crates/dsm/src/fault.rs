@@ -1,6 +1,6 @@
 //! The threads that serve page faults.
 
-use crate::core::{Core, Event, Failure, Scratch, PAGE};
+use crate::core::{Core, Event, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
 use crate::DsmError;
 use lev_coherence::{Access, NodePage, NodeState};
@@ -46,12 +46,10 @@ impl Core {
         let at_home = segment.home(offset) == self.rules.me;
         let record = &mut chunk.pages[index];
         match (record.node.state, access) {
-            (NodeState::Exclusive, _) => {
+            (state @ (NodeState::Exclusive | NodeState::Pooled), _)
+            | (state @ NodeState::Shared, Access::Read) => {
                 self.stats.faults_stale.add(1);
-                return self.settle(segment, offset, fault);
-            }
-            (NodeState::Pooled, _) | (NodeState::Shared, Access::Read) => {
-                self.stats.faults_stale.add(1)
+                return self.settle(segment, offset, state, fault);
             }
             _ if record.node.pending.is_some() => return Ok(()), // the answer wakes this thread, too
             (state, _) => {
@@ -84,13 +82,27 @@ impl Core {
         )
     }
 
-    /// An event about a page that this node may write: mostly an old one. If the page is missing after all, somebody
-    /// discarded it behind the engine's back, and it is zero.
-    fn settle(&self, segment: &Segment, offset: u64, fault: Fault) -> Result<(), Failure> {
+    /// An event about a page that this node may use in this way already: mostly an old one. If the page is missing
+    /// after all, somebody discarded it behind the engine's back, and it is zero.
+    fn settle(
+        &self,
+        segment: &Segment,
+        offset: u64,
+        state: NodeState,
+        fault: Fault,
+    ) -> Result<(), Failure> {
         let uffd = &self.uffds[segment.stripe(offset)];
-        if fault.protected {
-            uffd.unprotect(fault.address, PAGE)?;
-        } else if let Fill::Exists(_) = uffd.zero(fault.address, PAGE)? {
+        let there = match state {
+            NodeState::Exclusive if fault.protected => {
+                return Ok(uffd.unprotect(fault.address, PAGE)?)
+            }
+            NodeState::Exclusive => uffd.zero(fault.address, PAGE)? != Fill::Complete,
+            NodeState::Shared if !fault.protected => {
+                uffd.copy(fault.address, &ZERO_PAGE, true)? != Fill::Complete
+            }
+            _ => true,
+        };
+        if there {
             uffd.wake(fault.address, PAGE)?;
         }
         Ok(())

@@ -322,3 +322,96 @@ fn illegal_frames_are_errors_and_nothing_else() {
         assert_eq!(cluster.nodes[0].read(0, 0), 3);
     });
 }
+
+#[test]
+fn a_single_node_needs_nobody() {
+    run(&Cluster::start(Shape::new(1, 2000)), |cluster| {
+        (0..2000).for_each(|page| cluster.nodes[0].write(page, 0, page));
+        assert!((0..2000).all(|page| cluster.nodes[0].read(page, 0) == page));
+        cluster.nodes[0]
+            .engine
+            .discard(cluster.nodes[0].address(0), 1000 * cluster::PAGE);
+        assert!((0..2000)
+            .all(|page| cluster.nodes[0].read(page, 0) == if page < 1000 { 0 } else { page }));
+        assert_eq!(cluster.total("frames_sent"), 0);
+    });
+}
+
+#[test]
+fn huge_pages_from_before_are_given_away_in_small_ones() {
+    let pages = 2048;
+    let cluster = Cluster::with(Shape::new(2, pages), |cluster| {
+        let node = &cluster.nodes[0];
+        // SAFETY: the advice concerns a mapping that the test owns and does not change its contents.
+        unsafe {
+            libc::madvise(
+                node.address(0).cast(),
+                pages as usize * cluster::PAGE,
+                libc::MADV_HUGEPAGE,
+            )
+        };
+        (0..pages).for_each(|page| node.write(page, 1, page + 1));
+        cluster.bring_up();
+    });
+    run(&cluster, move |cluster| {
+        for page in (0..pages).step_by(7) {
+            assert_eq!(cluster.nodes[1].read(page, 1), page + 1);
+            cluster.nodes[1].write(page, 2, page);
+            assert_eq!(cluster.nodes[0].read(page, 2), page);
+        }
+        assert!((0..pages).all(|page| cluster.nodes[0].read(page, 1) == page + 1));
+    });
+}
+
+#[test]
+fn faults_and_frames_wait_for_activation() {
+    let cluster = Cluster::with(Shape::new(2, 64), |_| {});
+    let (head, worker) = (&cluster.nodes[0], &cluster.nodes[1]);
+    head.engine.prepare(cluster.spec(0)).unwrap();
+    worker.engine.prepare(cluster.spec(1)).unwrap();
+    worker.engine.activate(FIRST, &[]).unwrap();
+    let touch = |node: usize, page: u64| -> Box<dyn FnOnce(&Cluster) + Send> {
+        Box::new(move |cluster: &Cluster| assert_eq!(cluster.nodes[node].read(page, 0), 0))
+    };
+    let activate: Box<dyn FnOnce(&Cluster) + Send> = Box::new(|cluster: &Cluster| {
+        // The request of the worker arrives, and the head's own thread faults, before the head is ready for them.
+        let deadline = std::time::Instant::now() + LIMIT;
+        while cluster.nodes[0].engine.counters().frames_received == 0
+            && std::time::Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(cluster.nodes[0].engine.counters().faults_zero, 0);
+        cluster.nodes[0].engine.activate(FIRST, &[]).unwrap();
+    });
+    cluster.run(
+        LIMIT,
+        vec![touch(1, 3), touch(0, 4), touch(0, 60), activate],
+    );
+    cluster.stop();
+}
+
+#[test]
+fn stopping_wakes_whoever_waits() {
+    let cluster = Cluster::with(Shape::new(2, 64), |_| {});
+    // Only the worker is active: the head never answers.
+    cluster.nodes[0].engine.prepare(cluster.spec(0)).unwrap();
+    cluster.nodes[1].engine.prepare(cluster.spec(1)).unwrap();
+    cluster.nodes[1].engine.activate(FIRST, &[]).unwrap();
+    let waits: Box<dyn FnOnce(&Cluster) + Send> = Box::new(|cluster: &Cluster| {
+        cluster.nodes[1].read(3, 0);
+    });
+    let discards: Box<dyn FnOnce(&Cluster) + Send> = Box::new(|cluster: &Cluster| {
+        cluster.nodes[1]
+            .engine
+            .discard(cluster.nodes[1].address(5), cluster::PAGE);
+    });
+    let stops: Box<dyn FnOnce(&Cluster) + Send> = Box::new(|cluster: &Cluster| {
+        while cluster.nodes[1].engine.counters().frames_sent < 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(cluster.nodes[1].engine.describe_unsettled(9)[0].contains("pending Some(Read)"));
+        cluster.stop();
+    });
+    cluster.run(LIMIT, vec![waits, discards, stops]);
+}

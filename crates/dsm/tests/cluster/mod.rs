@@ -211,6 +211,11 @@ fn socket_pair() -> (TcpStream, TcpStream) {
 impl Cluster {
     /// Starts all nodes; workers activate first, as in real life.
     pub fn start(shape: Shape) -> Arc<Self> {
+        Self::with(shape, Self::bring_up)
+    }
+
+    /// Starts all nodes and leaves it to `bring_up` to make their memory known.
+    pub fn with(shape: Shape, bring_up: impl FnOnce(&Self)) -> Arc<Self> {
         let count = usize::from(shape.nodes);
         let pool = (shape.pool_pages > 0).then(|| pool_file(shape.pool_pages));
         let mut sockets: Vec<Vec<Option<TcpStream>>> = (0..count)
@@ -229,11 +234,12 @@ impl Cluster {
             .map(|(me, sockets)| start_node(&shape, NodeId(me as u16), pool.as_ref(), sockets))
             .collect();
         let cluster = Arc::new(Self { nodes, shape });
-        cluster.bring_up();
+        bring_up(&cluster);
         cluster
     }
 
-    fn bring_up(&self) {
+    /// Prepares and activates the segment everywhere.
+    pub fn bring_up(&self) {
         let head = &self.nodes[0];
         for (page, value) in &self.shape.before {
             head.write(*page, 0, *value);
