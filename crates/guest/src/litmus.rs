@@ -175,7 +175,10 @@ fn run_shape(
     let placed: Vec<usize> = cpus.iter().copied().cycle().take(threads).collect();
     let begin = std::time::Instant::now();
     let tallies = team::run(&placed, |member| {
-        let mut tally = Tally::default();
+        let mut tally = Tally {
+            planned: run.batches.len() as u64,
+            ..Tally::default()
+        };
         for pass in 0..MOST_PASSES {
             for batch in &run.batches {
                 run.prepare(member, batch);
