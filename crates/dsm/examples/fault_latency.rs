@@ -168,7 +168,7 @@ fn ping_pong(hold_us: u32, pool: u64) {
     shape.options.hold_us = hold_us;
     let cluster = Cluster::start(shape);
     let start = Instant::now();
-    let body = |me: u64| -> Box<dyn FnOnce(&Cluster) + Send> {
+    let body = |me: u64| -> cluster::Body {
         Box::new(move |cluster: &Cluster| {
             let word = cluster.nodes[me as usize].word(3, 0);
             for turn in (0..2 * rounds).filter(|turn| turn % 2 == me) {

@@ -487,25 +487,3 @@ fn peer_error(from: NodeId, header: &Header, failure: Failure) -> DsmError {
         Failure::Here(error) => error,
     }
 }
-
-impl Core {
-    /// Serves demands whose holding time is over, until the engine stops.
-    fn serve_holds(&self) {
-        threads::wake_exactly();
-        let mut scratch = Scratch::new();
-        while let Some(entry) = self.holds.next() {
-            let result = {
-                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-                match table.find_page(entry.page) {
-                    Some((segment, offset)) => {
-                        self.handle(segment, offset, Event::Resume(entry.demand), &mut scratch)
-                    }
-                    None => Ok(()),
-                }
-            };
-            if let Err(failure) = result {
-                self.fatal(failure.into_error());
-            }
-        }
-    }
-}

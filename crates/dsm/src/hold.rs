@@ -8,7 +8,9 @@
 //! some grants, drawn differently on each node, last several times as long as fetching a page does. Two nodes that
 //! duel draw different lots soon, and the one with the long one gets all of its pages together.
 
+use crate::core::{Core, Event, Scratch};
 use crate::segment::PageRecord;
+use crate::threads;
 use lev_coherence::Demand;
 use lev_wire::PageNumber;
 use std::cmp::Reverse;
@@ -228,6 +230,28 @@ impl HoldQueue {
             .unwrap_or_else(PoisonError::into_inner)
             .stopped = true;
         self.changed.notify_all();
+    }
+}
+
+impl Core {
+    /// Serves demands whose holding time is over, until the engine stops.
+    pub(crate) fn serve_holds(&self) {
+        threads::wake_exactly();
+        let mut scratch = Scratch::new();
+        while let Some(entry) = self.holds.next() {
+            let result = {
+                let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+                match table.find_page(entry.page) {
+                    Some((segment, offset)) => {
+                        self.handle(segment, offset, Event::Resume(entry.demand), &mut scratch)
+                    }
+                    None => Ok(()),
+                }
+            };
+            if let Err(failure) = result {
+                self.fatal(failure.into_error());
+            }
+        }
     }
 }
 

@@ -3,14 +3,12 @@
 
 mod cluster;
 
-use cluster::{Cluster, Node, Shape, PAGE};
+use cluster::{Body, Cluster, Node, Shape, PAGE};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-type Body = Box<dyn FnOnce(&Cluster) + Send>;
 
 fn bodies(count: usize, body: impl Fn(&Cluster, usize) + Send + Sync + 'static) -> Vec<Body> {
     let body = Arc::new(body);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub const PAGE: usize = 4096;
 /// Number of the first page of the segment in every test.
-pub const FIRST: u64 = 0x7f00_0000_0;
+pub const FIRST: u64 = 0x7_f000_0000;
 
 /// How the cluster looks.
 #[derive(Clone)]
@@ -83,6 +83,9 @@ impl Node {
         (self.base + page * PAGE as u64) as *mut u8
     }
 }
+
+/// What one thread of a test does.
+pub type Body = Box<dyn FnOnce(&Cluster) + Send>;
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
@@ -188,14 +191,13 @@ pub fn map(pages: u64, backing: Backing) -> u64 {
 }
 
 fn pool_file(pages: u64) -> OwnedFd {
-    // SAFETY: the name is a C string; the returned descriptor, checked below, belongs to nobody else.
-    let fd = unsafe {
+    // SAFETY: the name is a C string; the returned descriptor, checked here, belongs to nobody else.
+    unsafe {
         let fd = libc::memfd_create(c"pool".as_ptr(), libc::MFD_CLOEXEC);
         assert!(fd >= 0);
         assert_eq!(libc::ftruncate(fd, (pages * PAGE as u64) as i64), 0);
         OwnedFd::from_raw_fd(fd)
-    };
-    fd
+    }
 }
 
 fn socket_pair() -> (TcpStream, TcpStream) {
@@ -218,15 +220,18 @@ impl Cluster {
     pub fn with(shape: Shape, bring_up: impl FnOnce(&Self)) -> Arc<Self> {
         let count = usize::from(shape.nodes);
         let pool = (shape.pool_pages > 0).then(|| pool_file(shape.pool_pages));
-        let mut sockets: Vec<Vec<Option<TcpStream>>> = (0..count)
-            .map(|_| (0..count).map(|_| None).collect())
-            .collect();
+        let mut sockets: Vec<Vec<Option<TcpStream>>> = Vec::new();
         for one in 0..count {
-            for other in one + 1..count {
+            // To each node that came before; its end of the pair goes to the end of its own list.
+            let mut mine = Vec::new();
+            for other in &mut sockets {
                 let (near, far) = socket_pair();
-                sockets[one][other] = Some(near);
-                sockets[other][one] = Some(far);
+                mine.push(Some(near));
+                other.push(Some(far));
             }
+            mine.push(None);
+            debug_assert_eq!(mine.len(), one + 1);
+            sockets.push(mine);
         }
         let nodes: Vec<Node> = sockets
             .into_iter()
@@ -271,7 +276,7 @@ impl Cluster {
     }
 
     /// Runs one thread per entry and waits for all; a hang ends the process with what every node knows.
-    pub fn run(self: &Arc<Self>, limit: Duration, bodies: Vec<Box<dyn FnOnce(&Cluster) + Send>>) {
+    pub fn run(self: &Arc<Self>, limit: Duration, bodies: Vec<Body>) {
         let done = Arc::new(AtomicBool::new(false));
         let watch = {
             let (cluster, done) = (Arc::clone(self), Arc::clone(&done));
