@@ -297,10 +297,10 @@ def test_every_wait_has_a_limit_and_says_what_it_waited_for(rig: Rig) -> None:
 
 
 def test_the_user_s_own_limit(rig: Rig) -> None:
-    with pytest.raises(TimeOver, match=r"time is over \(0.3 s\) while waiting for the guest's command"):
-        with rig.make(Machine(timeouts=QUICK), timeout=0.3, qemu=qemu_that(init_up)) as life:
-            life.start()
-            life.wait_end()
+    life = rig.make(Machine(timeouts=QUICK), timeout=0.3, qemu=qemu_that(init_up))
+    with pytest.raises(TimeOver, match=r"time is over \(0.3 s\) while waiting for the guest's command"), life:
+        life.start()
+        life.wait_end()
     assert rig.host.closed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pty
 import signal
@@ -29,7 +30,7 @@ from leviathan.vm.signals import stop_signals
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """The data in pieces."""
     ends = sorted({min(place, len(data)) for place in places} | {0, len(data)})
-    return [piece for a, b in zip(ends, ends[1:], strict=False) if (piece := data[a:b])]
+    return [piece for a, b in itertools.pairwise(ends) if (piece := data[a:b])]
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", codec="utf-8"))), st.lists(st.integers(0, 500)))
