@@ -70,5 +70,5 @@ unsafe fn filter_cpuid(argument: usize) {
         let count = (*(argument as *const k::kvm_cpuid2)).nent as usize;
         std::slice::from_raw_parts_mut((argument + 8) as *mut k::kvm_cpuid_entry2, count)
     };
-    cpuid::filter(entries, false);
+    cpuid::filter(entries, true);
 }

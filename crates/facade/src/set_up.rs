@@ -34,6 +34,9 @@ fn or_die<T, E: Display>(what: &str, result: Result<T, E>) -> T {
 pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
     // SAFETY: CREATE_VM takes a number.
     let fd = unsafe { kernel(device, ioctl::CREATE_VM, argument)? };
+    if !lev_vcpu::x2apic::enable(fd) {
+        die(NOT_STARTED, "this kernel's KVM cannot report invalid MSR accesses", Some("Linux 5.10 or newer is needed"));
+    }
     let cluster = read_cluster();
     if let Some(path) = &cluster.events {
         or_die(&format!("events file {path}"), fail::open_events(path));

@@ -97,6 +97,12 @@ unsafe fn enable(vm: &Vm, argument: usize) -> Result<i32, i32> {
     if lev_kvmabi::capability::hidden(capability.cap).is_some() {
         return Err(libc::EINVAL);
     }
+    // The x2APIC registers come as invalid MSR accesses, whatever else QEMU wants to see.
+    let mut widened = *capability;
+    if capability.cap == k::KVM_CAP_X86_USER_SPACE_MSR {
+        widened.args[0] |= u64::from(k::KVM_MSR_EXIT_REASON_INVAL);
+    }
+    let argument = std::ptr::from_mut(&mut widened) as usize;
     // SAFETY: plain bytes of a structure without pointers.
     let bytes = unsafe {
         std::slice::from_raw_parts(argument as *const u8, std::mem::size_of::<k::kvm_enable_cap>())
@@ -144,7 +150,7 @@ fn create_vcpu(vm: &Vm, id: u32) -> Result<i32, i32> {
     let (fd, object) = if owner == NodeId::HEAD {
         // SAFETY: CREATE_VCPU takes a number.
         let fd = unsafe { kernel(vm.fd, ioctl::CREATE_VCPU, id as usize)? };
-        let vcpu = Arc::new(Vcpu::new(id, fd, map(fd, len)?));
+        let vcpu = Arc::new(Vcpu::new(id, fd, map(fd, len)?, true));
         if !vm.fabric.add(Arc::clone(&vcpu)) {
             return Err(libc::EEXIST);
         }

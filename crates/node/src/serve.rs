@@ -4,7 +4,7 @@ use crate::control_server::{ControlServer, Place};
 use crate::{events, vcpu_thread};
 use lev_mesh::control::SILENCE_LIMIT;
 use lev_mesh::peers::spawn;
-use lev_transport::{Channel, Credentials, Listener, Purpose};
+use lev_transport::{Channel, Credentials, Listener, Purpose, TransportError};
 use lev_wire::cluster::Encrypt;
 use lev_wire::NodeId;
 use serde::Deserialize;
@@ -72,6 +72,7 @@ fn start(listen: &str, secret_file: &Path, name: &str) -> Result<(), Failure> {
                     return Err((message, None));
                 }
             }
+            Err(TransportError::Timeout { .. }) => {}
             Err(error) => events::log(&format!("refused: {error}")),
         }
     }

@@ -81,6 +81,10 @@ impl Worker {
         let vm = unsafe {
             OwnedFd::from_raw_fd(os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0)?)
         };
+        if !lev_vcpu::x2apic::enable(vm.as_raw_fd()) {
+            let message = "this kernel's KVM cannot report invalid MSR accesses: Linux 5.10 or newer is needed";
+            return Err(Refusal::because(libc::EOPNOTSUPP, message));
+        }
         let cluster = &configure.cluster;
         let nodes = cluster.nodes.len();
         let vcpus = cluster.nodes.iter().flat_map(|node| &node.vcpus).max().map_or(0, |last| last + 1);
@@ -137,7 +141,7 @@ impl Worker {
             OwnedFd::from_raw_fd(os::ioctl(self.vm.as_raw_fd(), ioctl::CREATE_VCPU, id as usize)?)
         };
         let page = map_run_page(self.device.as_raw_fd(), &fd)?;
-        let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page));
+        let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page, true));
         if !self.fabric.add(vcpu) {
             return Err(Refusal::because(libc::EEXIST, format!("vCPU {id} is not this node's")));
         }

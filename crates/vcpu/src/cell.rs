@@ -78,18 +78,20 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU in its power-on state. `page` is its own mapping of `fd`.
+    /// A vCPU in its power-on state. `page` is its own mapping of `fd`; `x2apic`: the guest may use that mode.
     #[must_use]
-    pub fn new(id: u32, fd: i32, page: RunPage) -> Self {
+    pub fn new(id: u32, fd: i32, page: RunPage, x2apic: bool) -> Self {
         let bootstrap = id == 0;
         let state = if bootstrap { MpState::Runnable } else { MpState::Uninitialized };
+        let mut apic = LocalApic::new(id, bootstrap);
+        apic.offer_x2apic(x2apic);
         Self {
             id,
             fd,
             page,
             bootstrap,
             stats: Stats::default(),
-            apic: Mutex::new(LocalApic::new(id, bootstrap)),
+            apic: Mutex::new(apic),
             mp_state: AtomicU32::new(state as u32),
             events: AtomicU32::new(0),
             poked: AtomicBool::new(false),
@@ -236,7 +238,7 @@ mod tests {
     fn vcpu(id: u32, memory: &mut [u64]) -> Vcpu {
         // SAFETY: each test keeps the memory alive as long as the vCPU.
         let page = unsafe { RunPage::new(memory.as_mut_ptr().cast(), 4096) };
-        Vcpu::new(id, -1, page)
+        Vcpu::new(id, -1, page, false)
     }
 
     #[test]

@@ -205,8 +205,8 @@ mod tests {
         let mut memory = vec![0u64; 512];
         // SAFETY: the memory outlives the vCPU.
         let page = unsafe { lev_kvmabi::run_page::RunPage::new(memory.as_mut_ptr().cast(), 4096) };
-        assert!(!fabric.add(Arc::new(Vcpu::new(0, -1, page))));
-        assert!(fabric.add(Arc::new(Vcpu::new(1, -1, page))));
+        assert!(!fabric.add(Arc::new(Vcpu::new(0, -1, page, false))));
+        assert!(fabric.add(Arc::new(Vcpu::new(1, -1, page, false))));
         assert!(fabric.local(1).is_some() && fabric.local(0).is_none() && fabric.local(9).is_none());
     }
 }

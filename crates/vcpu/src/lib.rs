@@ -15,6 +15,7 @@ pub mod kick;
 pub mod reset;
 pub mod run_loop;
 pub mod stats;
+pub mod x2apic;
 
 pub use cell::{MpState, Vcpu};
 pub use fabric::{Doorbell, Fabric, InterruptLink};

@@ -245,7 +245,8 @@ fn take(vcpu: &Vcpu, fabric: &Fabric, events: u32) -> io::Result<()> {
 /// Queues the highest interrupt if the guest can take it, else asks for an exit when it can.
 fn inject(vcpu: &Vcpu, window_for_caller: bool) -> io::Result<()> {
     let mut apic = vcpu.apic();
-    let mut want_window = window_for_caller;
+    // A window that nobody can use would end every run before the guest's first instruction.
+    let mut want_window = window_for_caller && apic.accepts_ext_int();
     if apic.next_interrupt().is_some() {
         if !vcpu.ready.load(Ordering::Relaxed) {
             want_window = true;
@@ -343,11 +344,16 @@ fn handle_port(vcpu: &Vcpu, fabric: &Fabric) -> Next {
     Next::Return
 }
 
-/// x2APIC registers reach us as MSR exits where that mode is offered; other MSRs are QEMU's.
+/// x2APIC registers reach us as accesses that KVM finds invalid (it has no local APIC of its own; its MSR filters do not
+/// apply to this range). Filtered ones are QEMU's; any other invalid one is the guest's fault.
 fn handle_msr(vcpu: &Vcpu, fabric: &Fabric, reason: u32) -> Next {
     let exit = vcpu.page.msr_exit();
-    if !(0x800..0x900).contains(&exit.index) {
+    if exit.reason != k::KVM_MSR_EXIT_REASON_INVAL {
         return Next::Return;
+    }
+    if !(0x800..0x900).contains(&exit.index) {
+        vcpu.page.complete_msr(None);
+        return Next::Again;
     }
     let now = monotonic_ns();
     if reason == k::KVM_EXIT_X86_RDMSR {
@@ -359,12 +365,23 @@ fn handle_msr(vcpu: &Vcpu, fabric: &Fabric, reason: u32) -> Next {
     bump(&vcpu.stats.apic_writes);
     let effects = vcpu.apic().write_msr(exit.index, exit.data, now);
     vcpu.page.complete_msr(effects.as_ref().map(|_| exit.data));
-    match effects {
-        // The completion stands in the page, so an I/O APIC exit may not overwrite it: level interrupts through the
-        // x2APIC registers are told apart by the caller (see `apply`).
-        Some(effects) => apply(vcpu, fabric, &effects),
-        None => Next::Again,
+    let Some(effects) = effects else { return Next::Again };
+    if effects.eoi.as_ref().is_some_and(|eoi| eoi.level) {
+        complete_now(vcpu);
     }
+    apply(vcpu, fabric, &effects)
+}
+
+/// Lets the kernel take the completion of an exit out of the page without running the guest, so that the page is free to
+/// describe another exit. Signals are blocked: QEMU's handler uses the same flag.
+fn complete_now(vcpu: &Vcpu) {
+    let before = block_all();
+    let asked = vcpu.page.immediate_exit();
+    vcpu.page.set_immediate_exit(true);
+    // SAFETY: KVM_RUN takes no argument; with `immediate_exit` it returns at once.
+    let _ = unsafe { os::ioctl(vcpu.fd, ioctl::RUN, 0) };
+    vcpu.page.set_immediate_exit(asked);
+    restore(&before);
 }
 
 /// Carries out what an APIC write asks for.
