@@ -15,7 +15,9 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export CARGO_TERM_COLOR ?= auto
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-say = @printf '\033[1m==>\033[0m %s\n' '$(1)' >&2
+say = @printf '==> %s\n' '$(1)' >&2
+# Runs a command whose output matters only if it fails.
+quietly = @output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
 
 .PHONY: help
 help: ## this list
@@ -49,8 +51,11 @@ programs: install
 	$(call say,building the static programs for lab machines and guests (cargo))
 	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) -p lev-agent -p lev-guest
 	@mkdir -p $(STAGE)
-	@install -C -m 755 $(TARGET)/release/lev-node $(TARGET)/release/liblev_facade.so \
-	    $(TARGET)/$(TRIPLE)/release/lev-agent $(TARGET)/$(TRIPLE)/release/lev-guest $(STAGE)/
+	@for program in release/lev-node release/liblev_facade.so $(TRIPLE)/release/lev-agent $(TRIPLE)/release/lev-guest; do \
+	    strip --strip-debug -o "$(STAGE)/.new" "$(TARGET)/$$program"; \
+	    install -C -m 755 "$(STAGE)/.new" "$(STAGE)/$${program##*/}"; \
+	    rm "$(STAGE)/.new"; \
+	done
 
 # --- Python -----------------------------------------------------------------------------------------------------------
 
@@ -63,14 +68,14 @@ $(BIN)/.packages: pyproject.toml
 
 $(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock $(wildcard crates/native/src/*.rs crates/native/Cargo.toml crates/wire/src/*.rs)
 	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked --extras dev
+	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev)
 	@touch $@
 
 .PHONY: wheel
 wheel: build ## dist/leviathan-*.whl with all programs inside
 	$(call say,packing the wheel (maturin))
 	@rm -rf dist
-	@$(BIN)/maturin build --quiet --release --locked --out dist
+	$(call quietly,$(BIN)/maturin build --release --locked --out dist)
 	@ls dist/*.whl
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -83,7 +88,7 @@ test-fast: build ## everything that needs no virtual machine (under two minutes)
 	$(call say,Rust unit tests)
 	@cargo test --quiet --workspace --locked
 	$(call say,Python unit tests)
-	@$(BIN)/pytest tests/unit -q
+	@$(BIN)/pytest tests/unit -q -m 'not vm'
 
 .PHONY: test-wheel
 test-wheel: wheel ## the built wheel, installed into a fresh environment
@@ -97,6 +102,8 @@ test-vm: build ## tests that boot machines
 
 .PHONY: lint
 lint: build ## formatters, clippy, ruff, mypy, stubtest: no warnings allowed
+	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || { \
+	    echo 'hint: install rustfmt and clippy: `rustup component add rustfmt clippy`, or apt-get install rustfmt rust-clippy' >&2; exit 1; }
 	$(call say,Rust: rustfmt and clippy)
 	@cargo fmt --all --check
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
