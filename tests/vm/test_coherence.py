@@ -20,7 +20,6 @@ def _script(rounds: int, few: int) -> str:
         f"lev-guest counters --json --rounds {rounds}",
         f"lev-guest ticketlock --json --rounds {rounds}",
         f"lev-guest litmus --json --rounds {rounds}",
-        f"lev-guest pagecross --json --rounds {rounds}",
         f"lev-guest smc --json --rounds {rounds}",
         f"lev-guest tlb --json --rounds {few}",
         "lev-guest mem --json --bytes 32M",
@@ -43,13 +42,14 @@ def _good(run: Run, check: str) -> None:
 
 
 def test_every_run_of_the_guest_program_passed(run: Run) -> None:
-    run.assert_passed(7)
+    run.assert_passed(6)
 
 
 def test_locked_counters_are_exact(run: Run) -> None:
     _good(run, "counters")
     assert {r["placement"] for r in run.of("counters")} >= {"same-line", "same-page", "pages"}
     assert all(r["rounds"] >= ROUNDS for r in run.of("counters"))
+    assert all(r["switches"] > 0 for r in run.of("counters")), "nobody fought for a counter"
 
 
 def test_a_ticket_lock_excludes(run: Run) -> None:
@@ -68,14 +68,8 @@ def test_only_what_x86_allows_is_seen(run: Run) -> None:
         assert sum(report["outcomes"].values()) == report["rounds"] >= ROUNDS
         if report["shape"] not in ("SB", "R"):
             assert report["relaxed"] == 0
-    # A shape whose threads never overlap proves nothing: across all runs of MP and SB, several outcomes occurred.
-    assert len({o for r in reports if r["shape"] == "MP" for o in r["outcomes"]}) >= 2
-    assert len({o for r in reports if r["shape"] == "SB" for o in r["outcomes"]}) >= 2
-
-
-def test_accesses_may_cross_lines_and_pages(run: Run) -> None:
-    _good(run, "pagecross")
-    assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
+        # Threads that never run at the same time would end all rounds of a batch alike, and show nothing.
+        assert report["mixed_batches"] > 0, report
 
 
 def test_code_written_on_another_node_is_executed(run: Run) -> None:
@@ -93,6 +87,16 @@ def test_pages_moved_between_the_nodes(run: Run) -> None:
     for node in run.nodes():
         assert node["vcpus"], node
         assert sum(node["memory"].values()) > 0, node["name"]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-pool"]], ids=["pool", "no-pool"])
+def test_accesses_may_cross_lines_and_pages(tmp_path: Path, options: list[str]) -> None:
+    """In a boot of its own: a locked access over two pages is what emulators of x86 get wrong, and then nothing ends."""
+    command = f"lev-guest pagecross --json --timeout 100 --rounds {ROUNDS}"
+    run = lev_run(tmp_path, *MACHINE, *options, command=command, seconds=160)
+    run.assert_passed(1)
+    _good(run, "pagecross")
+    assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
 
 
 def test_coherence_under_stress(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def test_machines_of_every_shape(tmp_path: Path, nodes: int, cpus: int, memory: 
         "nproc; cat /proc/interrupts; "
         f"lev-guest demo --json --expect-cpus {cpus} --expect-nodes {seen} && "
         "lev-guest litmus --json --rounds 5000 --shapes SB,MP,WRC,IRIW && "
-        "lev-guest smc --json --rounds 2000 && lev-guest pagecross --json --rounds 2000"
+        "lev-guest smc --json --rounds 2000"
     )
     arguments = ["--nodes", str(nodes), "--cpus", str(cpus), "--memory", memory, *more]
     run = lev_run(tmp_path, *arguments, command=command)
-    run.assert_passed(4)
+    run.assert_passed(3)
     lines = run.stdout.splitlines()
     assert lines[0] == str(cpus), run.told()
     assert lines[1].split() == [f"CPU{n}" for n in range(cpus)], run.told()
