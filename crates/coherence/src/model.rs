@@ -20,8 +20,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: usize,
     /// 0: no pool.
     pub(crate) promote_after: u32,
-    /// Nodes may discard the page.
-    pub(crate) discards: bool,
+    /// So many nodes, the last ones, may discard the page.
+    pub(crate) discards: usize,
     /// Holders may put demands off.
     pub(crate) holds: bool,
     /// The page has contents at first, owned by this node.
@@ -311,7 +311,7 @@ impl Model for Cluster {
             if matches!(node.page.state, NodeState::Exclusive | NodeState::Pooled) {
                 steps.push(Step::Write(index));
             }
-            if self.discards && !node.discarding {
+            if index + self.discards >= self.nodes && !node.discarding {
                 steps.push(Step::Discard(index));
             }
             if node.deferred.is_some() {

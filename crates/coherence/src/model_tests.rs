@@ -11,7 +11,7 @@ fn cluster(nodes: usize, promote_after: u32) -> Cluster {
     Cluster {
         nodes,
         promote_after,
-        discards: false,
+        discards: 0,
         holds: true,
         populated_on: None,
         mutation: None,
@@ -81,7 +81,7 @@ fn two_nodes_with_pool() {
 #[test]
 fn two_nodes_with_discard_and_pool() {
     prove(Cluster {
-        discards: true,
+        discards: 2,
         ..cluster(2, 2)
     });
 }
@@ -105,11 +105,10 @@ fn three_nodes_with_pool() {
 }
 
 #[test]
-fn three_nodes_with_discard() {
+fn three_nodes_with_discard_and_pool() {
     prove(Cluster {
-        discards: true,
-        holds: false,
-        ..cluster(3, 0)
+        discards: 1,
+        ..cluster(3, 2)
     });
 }
 

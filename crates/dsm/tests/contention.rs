@@ -212,7 +212,7 @@ fn duel(shape: Shape, rounds: u64) {
         "duel: {rounds} rounds each in {:?}, {met} pages moved",
         start.elapsed()
     );
-    assert!(met >= 40, "the nodes hardly met: {met} pages moved");
+    assert!(met >= 10, "the nodes hardly met: {met} pages moved");
     cluster.stop();
 }
 
