@@ -1,5 +1,7 @@
 """Types of the compiled module; the code is ``crates/native``."""
 
+__all__ = ["check_cluster", "engine_defaults", "version"]
+
 def version() -> str:
     """Version of the workspace that the module was built from."""
 
