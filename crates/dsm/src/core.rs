@@ -448,4 +448,17 @@ impl Failure {
             Self::Peer(illegal) => DsmError::Broken(illegal.0),
         }
     }
+
+    /// The failure as what the channel of the peer that caused it is told.
+    pub(crate) fn into_peer_error(self, from: NodeId, header: &Header) -> DsmError {
+        match self {
+            Self::Here(error) => error,
+            Self::Peer(illegal) => DsmError::Peer {
+                from,
+                kind: header.kind,
+                arg: header.arg,
+                why: illegal.0,
+            },
+        }
+    }
 }

@@ -19,6 +19,8 @@ use std::thread::JoinHandle;
 
 /// Hottest pages that [`Engine::counters`] shows.
 const HOT_PAGES: usize = 20;
+/// Pages that one call of [`Engine::discard`] has under way at most.
+const DISCARD_PAGES: usize = 1024;
 /// Frames kept for segments that are not active yet; more is not an accident of timing any more.
 const EARLY_FRAMES: usize = 1 << 16;
 
@@ -176,23 +178,32 @@ impl Engine {
     /// it, because the system call would then take pages that this node has been granted since.
     pub fn discard(&self, local: *mut u8, len: usize) {
         let (start, end) = (local as u64, (local as u64).saturating_add(len as u64));
-        let ticket = Arc::new(Ticket::default());
-        let mut result = Ok(());
-        {
+        let runs: Vec<Range<PageNumber>> = {
             let table = self.table();
-            for segment in table.iter() {
-                let first = start.max(segment.local).next_multiple_of(PAGE);
-                let last = end.min(segment.local + segment.len());
-                if first + PAGE > last || result.is_err() {
-                    continue;
+            let inside = |segment: &Arc<Segment>| {
+                let first = start
+                    .max(segment.local)
+                    .next_multiple_of(PAGE)
+                    .saturating_sub(segment.local)
+                    / PAGE;
+                let last = end
+                    .min(segment.local + segment.len())
+                    .saturating_sub(segment.local)
+                    / PAGE;
+                (first < last).then_some(segment.first + first..segment.first + last)
+            };
+            table.iter().filter_map(inside).collect()
+        };
+        for run in runs {
+            // In parts, so that a big discard does not fill the channels' queues.
+            for first in run.clone().step_by(DISCARD_PAGES) {
+                let ticket = Arc::new(Ticket::default());
+                let part = first..run.end.min(first + DISCARD_PAGES as u64);
+                if let Err(failure) = self.discard_part(part, &ticket) {
+                    return self.core.fatal(failure.into_error());
                 }
-                let offsets = (first - segment.local) / PAGE..(last - segment.local) / PAGE;
-                result = self.discard_in(segment, offsets, &ticket);
+                self.core.discards.wait(&ticket, &self.core.stopped);
             }
-        }
-        match result {
-            Ok(()) => self.core.discards.wait(&ticket, &self.core.stopped),
-            Err(failure) => self.core.fatal(failure.into_error()),
         }
     }
 
@@ -367,7 +378,7 @@ impl Engine {
             match table.find_page(header.arg) {
                 Some((segment, _)) if segment.active.load(Ordering::Acquire) => {
                     let result = self.deliver(table, from, header, &payload);
-                    result.map_err(|failure| peer_error(from, &header, failure))?;
+                    result.map_err(|failure| failure.into_peer_error(from, &header))?;
                 }
                 _ => early.push_back((from, header, payload)),
             }
@@ -404,16 +415,17 @@ impl Engine {
                 self.core.fatal(error);
                 Err(DsmError::Stopped)
             }
-            Err(failure) => Err(peer_error(from, header, failure)),
+            Err(failure) => Err(failure.into_peer_error(from, header)),
         }
     }
 
-    fn discard_in(
-        &self,
-        segment: &Segment,
-        offsets: Range<u64>,
-        ticket: &Arc<Ticket>,
-    ) -> Result<(), Failure> {
+    /// Starts the discard of a run of pages, all in one segment.
+    fn discard_part(&self, pages: Range<PageNumber>, ticket: &Arc<Ticket>) -> Result<(), Failure> {
+        let table = self.table();
+        let Some((segment, first)) = table.find_page(pages.start) else {
+            return Ok(());
+        };
+        let offsets = first..first + (pages.end - pages.start);
         if !segment.active.load(Ordering::Acquire) {
             let len = (offsets.end - offsets.start) * PAGE;
             return Ok(memory::remove(
@@ -473,17 +485,5 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn peer_error(from: NodeId, header: &Header, failure: Failure) -> DsmError {
-    match failure {
-        Failure::Peer(illegal) => DsmError::Peer {
-            from,
-            kind: header.kind,
-            arg: header.arg,
-            why: illegal.0,
-        },
-        Failure::Here(error) => error,
     }
 }

@@ -210,15 +210,15 @@ fn a_full_pool_does_no_harm() {
 
 #[test]
 fn a_discard_of_many_pages_clears_them_everywhere() {
-    run(&Cluster::start(Shape::new(3, 300)), |cluster| {
-        for page in 0..300 {
+    run(&Cluster::start(Shape::new(3, 3000)), |cluster| {
+        for page in 0..3000 {
             cluster.nodes[(page % 3) as usize].write(page, 2, 7);
         }
         cluster.nodes[1]
             .engine
-            .discard(cluster.nodes[1].address(10), 200 * cluster::PAGE);
-        for page in 0..300 {
-            let expected = if (10..210).contains(&page) { 0 } else { 7 };
+            .discard(cluster.nodes[1].address(10), 2000 * cluster::PAGE);
+        for page in 0..3000 {
+            let expected = if (10..2010).contains(&page) { 0 } else { 7 };
             assert!(
                 cluster
                     .nodes
