@@ -18,11 +18,16 @@ pub fn set(vm: &Vm) {
     let offset = host_tsc().wrapping_neg();
     vm.fabric.set_clock(offset);
     for worker in vm.workers() {
-        let address = vm.cluster.nodes[worker.node.index()].address.as_deref().unwrap_or("");
+        let address = vm.cluster.nodes[worker.node.index()]
+            .address
+            .as_deref()
+            .unwrap_or("");
         let distance = if is_loopback(address) {
             0
         } else {
-            measure(worker).unwrap_or_else(|error| vm.fail("clock", &error)).0
+            measure(worker)
+                .unwrap_or_else(|error| vm.fail("clock", &error))
+                .0
         };
         let theirs = offset.wrapping_add(distance as u64);
         if let Err(error) = worker.ask(control::SET_CLOCK, 0, &[&theirs.to_le_bytes()]) {
@@ -36,7 +41,11 @@ pub fn set(vm: &Vm) {
 
 fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Head's counter minus the worker's, and the round trip of the exchange that told it; ticks.
@@ -47,11 +56,17 @@ fn measure(worker: &ControlClient) -> Result<(i64, u64), MeshError> {
         let answer = worker.ask(control::CLOCK_SAMPLE, 0, &[])?;
         let trip = answer.arrived_tsc.wrapping_sub(before);
         let Some(bytes) = answer.payload.first_chunk::<8>() else {
-            return Err(MeshError::Protocol { node: worker.node, what: "clock sample".to_owned() });
+            return Err(MeshError::Protocol {
+                node: worker.node,
+                what: "clock sample".to_owned(),
+            });
         };
         let theirs = u64::from_le_bytes(*bytes);
         if trip < best.1 {
-            best = (before.wrapping_add(trip / 2).wrapping_sub(theirs) as i64, trip);
+            best = (
+                before.wrapping_add(trip / 2).wrapping_sub(theirs) as i64,
+                trip,
+            );
         }
     }
     Ok(best)

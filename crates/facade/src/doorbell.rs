@@ -44,7 +44,12 @@ impl Doorbells {
             port: request.flags & PORT != 0,
         };
         if request.flags & DEASSIGN != 0 {
-            bells.retain(|(old, _)| (Doorbell { index: bell.index, ..*old }) != bell);
+            bells.retain(|(old, _)| {
+                (Doorbell {
+                    index: bell.index,
+                    ..*old
+                }) != bell
+            });
         } else {
             // The eventfd is QEMU's and may be closed before it is removed here: keep our own descriptor.
             // SAFETY: F_DUPFD_CLOEXEC on a descriptor that the kernel has just accepted.
@@ -68,7 +73,11 @@ impl Doorbells {
     /// A worker's guest code rang.
     pub fn ring(&self, index: u64) {
         let guard = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, fd)) = guard.1.iter().find(|(bell, _)| u64::from(bell.index) == index) {
+        if let Some((_, fd)) = guard
+            .1
+            .iter()
+            .find(|(bell, _)| u64::from(bell.index) == index)
+        {
             let one = 1u64;
             // SAFETY: eight bytes to an eventfd.
             unsafe { libc::write(fd.as_raw_fd(), std::ptr::from_ref(&one).cast(), 8) };

@@ -17,7 +17,10 @@ static EVENTS: OnceLock<Mutex<File>> = OnceLock::new();
 
 /// Where events go from now on.
 pub fn open_events(path: &str) -> std::io::Result<()> {
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
     let _ = EVENTS.set(Mutex::new(file));
     Ok(())
 }
@@ -27,7 +30,10 @@ pub fn event(event: &Value) {
     if let Some(file) = EVENTS.get() {
         let mut line = event.to_string();
         line.push('\n');
-        let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        let _ = file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(line.as_bytes());
     }
 }
 

@@ -17,7 +17,10 @@ pub struct LocalVcpu {
 impl LocalVcpu {
     /// Wraps a vCPU.
     pub fn new(vcpu: Arc<Vcpu>) -> Self {
-        Self { vcpu, runner: Mutex::new(None) }
+        Self {
+            vcpu,
+            runner: Mutex::new(None),
+        }
     }
 
     /// Answers an ioctl on the vCPU's descriptor.
@@ -25,7 +28,9 @@ impl LocalVcpu {
     /// # Safety
     /// `argument` is what `request` expects.
     pub unsafe fn call(&self, request: u32, argument: usize) -> Result<i32, i32> {
-        let Some(vm) = vm::current() else { return Err(libc::ENXIO) };
+        let Some(vm) = vm::current() else {
+            return Err(libc::ENXIO);
+        };
         if request == ioctl::RUN {
             return self.run(vm);
         }
@@ -50,7 +55,8 @@ impl LocalVcpu {
         let runner = match &mut *runner {
             Some(runner) => runner,
             empty => {
-                let made = Runner::for_this_thread(&self.vcpu).map_err(|error| crate::entry::errno(&error))?;
+                let made = Runner::for_this_thread(&self.vcpu)
+                    .map_err(|error| crate::entry::errno(&error))?;
                 empty.insert(made)
             }
         };

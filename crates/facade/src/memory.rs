@@ -27,7 +27,11 @@ pub struct Memory {
 
 impl Memory {
     /// `KVM_SET_USER_MEMORY_REGION`: applied on every node before it returns.
-    pub fn set_slot(&self, vm: &Vm, mut region: k::kvm_userspace_memory_region) -> Result<i32, i32> {
+    pub fn set_slot(
+        &self,
+        vm: &Vm,
+        mut region: k::kvm_userspace_memory_region,
+    ) -> Result<i32, i32> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = &vm.shared {
             if region.memory_size > 0 {
@@ -55,7 +59,10 @@ impl Memory {
     pub unsafe fn dirty_log(&self, vm: &Vm, argument: usize) -> Result<i32, i32> {
         // SAFETY: the caller's contract.
         let (result, log) = unsafe {
-            (kernel(vm.fd, ioctl::GET_DIRTY_LOG, argument)?, &*(argument as *const k::kvm_dirty_log))
+            (
+                kernel(vm.fd, ioctl::GET_DIRTY_LOG, argument)?,
+                &*(argument as *const k::kvm_dirty_log),
+            )
         };
         let size = {
             let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,8 +73,13 @@ impl Memory {
         let bitmap = unsafe {
             std::slice::from_raw_parts_mut(log.__bindgen_anon_1.dirty_bitmap.cast::<u8>(), len)
         };
-        let answers = ask_all(vm.workers(), control::DIRTY_LOG, 0, &[&log.slot.to_le_bytes()])
-            .unwrap_or_else(|error| vm.fail("dirty log", &error));
+        let answers = ask_all(
+            vm.workers(),
+            control::DIRTY_LOG,
+            0,
+            &[&log.slot.to_le_bytes()],
+        )
+        .unwrap_or_else(|error| vm.fail("dirty log", &error));
         for answer in answers {
             for (own, other) in bitmap.iter_mut().zip(&answer.payload) {
                 *own |= other;
@@ -130,10 +142,21 @@ fn add_segment(vm: &Vm, shared: &Shared, range: Range<u64>, gpa: u64) {
         backing,
     };
     let refused = |error: lev_dsm::DsmError| -> ! {
-        fail::die(fail::NOT_STARTED, &format!("guest memory at {gpa:#x}: {error}"), None)
+        fail::die(
+            fail::NOT_STARTED,
+            &format!("guest memory at {gpa:#x}: {error}"),
+            None,
+        )
     };
-    let populated = shared.engine.prepare(spec).unwrap_or_else(|error| refused(error));
-    let segment = Segment { first_page: range.start, homes, populated };
+    let populated = shared
+        .engine
+        .prepare(spec)
+        .unwrap_or_else(|error| refused(error));
+    let segment = Segment {
+        first_page: range.start,
+        homes,
+        populated,
+    };
     match serde_json::to_vec(&segment) {
         Ok(bytes) => vm.tell_all("guest memory", control::SEGMENT, &[&bytes]),
         Err(error) => fail::die(fail::NOT_STARTED, &format!("guest memory: {error}"), None),
@@ -164,11 +187,17 @@ fn homes_of(description: &[HomeRange], gpa: u64, pages: u64) -> Vec<(u64, NodeId
     let mut out: Vec<(u64, NodeId)> = Vec::new();
     let (mut at, end) = (gpa, gpa + pages * PAGE);
     while at < end {
-        let inside = description.iter().find(|range| range.gpa <= at && at < range.gpa + range.len);
+        let inside = description
+            .iter()
+            .find(|range| range.gpa <= at && at < range.gpa + range.len);
         let (node, until) = match inside {
             Some(range) => (range.node, range.gpa + range.len),
             None => {
-                let next = description.iter().map(|range| range.gpa).filter(|start| *start > at).min();
+                let next = description
+                    .iter()
+                    .map(|range| range.gpa)
+                    .filter(|start| *start > at)
+                    .min();
                 (NodeId::HEAD, next.unwrap_or(u64::MAX))
             }
         };
@@ -188,7 +217,9 @@ fn backing_of(address: u64, len: u64) -> Result<Backing, String> {
     let mut kind = None;
     let mut at = address;
     for line in maps.lines() {
-        let Some(mapping) = Mapping::parse(line) else { continue };
+        let Some(mapping) = Mapping::parse(line) else {
+            continue;
+        };
         if mapping.end <= at || mapping.start >= address + len {
             continue;
         }
@@ -231,7 +262,9 @@ impl<'a> Mapping<'a> {
 
     fn backing(&self) -> Result<Backing, String> {
         let nameless = self.path.is_empty() || self.path.starts_with('[');
-        let tmpfs = ["/memfd:", "/dev/shm/", "/dev/zero"].iter().any(|start| self.path.starts_with(start));
+        let tmpfs = ["/memfd:", "/dev/shm/", "/dev/zero"]
+            .iter()
+            .any(|start| self.path.starts_with(start));
         match (self.shared, nameless, tmpfs) {
             (false, true, _) => Ok(Backing::Anonymous),
             (true, _, true) => Ok(Backing::Shmem),
@@ -254,14 +287,34 @@ mod tests {
     #[test]
     fn homes_follow_the_guests_addresses() {
         let description = [
-            HomeRange { gpa: 0, len: 8 * PAGE, node: NodeId(0) },
-            HomeRange { gpa: 8 * PAGE, len: 8 * PAGE, node: NodeId(1) },
-            HomeRange { gpa: 100 * PAGE, len: 4 * PAGE, node: NodeId(2) },
+            HomeRange {
+                gpa: 0,
+                len: 8 * PAGE,
+                node: NodeId(0),
+            },
+            HomeRange {
+                gpa: 8 * PAGE,
+                len: 8 * PAGE,
+                node: NodeId(1),
+            },
+            HomeRange {
+                gpa: 100 * PAGE,
+                len: 4 * PAGE,
+                node: NodeId(2),
+            },
         ];
-        assert_eq!(homes_of(&description, 6 * PAGE, 6), [(2, NodeId(0)), (4, NodeId(1))]);
+        assert_eq!(
+            homes_of(&description, 6 * PAGE, 6),
+            [(2, NodeId(0)), (4, NodeId(1))]
+        );
         assert_eq!(
             homes_of(&description, 15 * PAGE, 90),
-            [(1, NodeId(1)), (84, NodeId(0)), (4, NodeId(2)), (1, NodeId(0))]
+            [
+                (1, NodeId(1)),
+                (84, NodeId(0)),
+                (4, NodeId(2)),
+                (1, NodeId(0))
+            ]
         );
         assert_eq!(homes_of(&[], 0, 3), [(3, NodeId(0))]);
     }

@@ -34,8 +34,19 @@ impl RemoteVcpu {
     pub fn new(id: u32, page: RunPage, xsave_len: usize, channel: Channel) -> Self {
         let owner = channel.peer();
         let (sender, receiver) = channel.split();
-        let line = Line { sender, receiver, run: 0, frame: Vec::with_capacity(16 * 1024) };
-        Self { id, owner, page, xsave_len, line: Mutex::new(line) }
+        let line = Line {
+            sender,
+            receiver,
+            run: 0,
+            frame: Vec::with_capacity(16 * 1024),
+        };
+        Self {
+            id,
+            owner,
+            page,
+            xsave_len,
+            line: Mutex::new(line),
+        }
     }
 
     /// Answers an ioctl on the vCPU's descriptor.
@@ -43,7 +54,9 @@ impl RemoteVcpu {
     /// # Safety
     /// `argument` is what `request` expects.
     pub unsafe fn call(&self, request: u32, argument: usize) -> Result<i32, i32> {
-        let Some(vm) = vm::current() else { return Err(libc::ENXIO) };
+        let Some(vm) = vm::current() else {
+            return Err(libc::ENXIO);
+        };
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         match request {
             ioctl::RUN => self.run(vm, &mut line),
@@ -59,12 +72,22 @@ impl RemoteVcpu {
     }
 
     /// Sends a call with its argument and brings back what the kernel there wrote.
-    unsafe fn forward(&self, vm: &Vm, line: &mut Line, request: u32, argument: usize) -> Result<i32, i32> {
+    unsafe fn forward(
+        &self,
+        vm: &Vm,
+        line: &mut Line,
+        request: u32,
+        argument: usize,
+    ) -> Result<i32, i32> {
         let shape = shape::of_vcpu_call(request, self.xsave_len).ok_or(libc::ENXIO)?;
         let value = (argument as u64).to_le_bytes();
         let counted = matches!(shape, Shape::Counted { .. });
         // SAFETY: a counted argument begins with its count.
-        let first = if counted { unsafe { (argument as *const u32).read_unaligned() } } else { 0 };
+        let first = if counted {
+            unsafe { (argument as *const u32).read_unaligned() }
+        } else {
+            0
+        };
         let len = shape.len(first).ok_or(libc::E2BIG)?;
         let payload: &[u8] = match shape {
             Shape::Value => &value,
@@ -72,7 +95,10 @@ impl RemoteVcpu {
             _ if shape.reads() => unsafe { std::slice::from_raw_parts(argument as *const u8, len) },
             _ => &[],
         };
-        if let Err(error) = line.sender.send(kind::CALL, 0, u64::from(request), &[payload]) {
+        if let Err(error) = line
+            .sender
+            .send(kind::CALL, 0, u64::from(request), &[payload])
+        {
             self.lost(vm, &error.to_string());
         }
         let (header, answer) = match line.receiver.recv() {
@@ -85,13 +111,20 @@ impl RemoteVcpu {
         if header.tag != 0 {
             if request == ioctl::SET_CPUID2 && !answer.is_empty() {
                 let message = String::from_utf8_lossy(answer).into_owned();
-                fail::die(fail::NOT_STARTED, &message, Some("give the guest a CPU model that every node has"));
+                fail::die(
+                    fail::NOT_STARTED,
+                    &message,
+                    Some("give the guest a CPU model that every node has"),
+                );
             }
             return Err(i32::from(header.tag));
         }
         if shape.writes_back() {
             if answer.len() != len {
-                self.lost(vm, &format!("call {request:#x}: {} bytes instead of {len}", answer.len()));
+                self.lost(
+                    vm,
+                    &format!("call {request:#x}: {} bytes instead of {len}", answer.len()),
+                );
             }
             // SAFETY: the argument has `len` bytes that the call may write (caller's contract).
             unsafe { std::ptr::copy_nonoverlapping(answer.as_ptr(), argument as *mut u8, len) };
@@ -104,7 +137,9 @@ impl RemoteVcpu {
         if self.page.immediate_exit() {
             return Err(libc::EINTR);
         }
-        let Some(shared) = &vm.shared else { return Err(libc::ENXIO) };
+        let Some(shared) = &vm.shared else {
+            return Err(libc::ENXIO);
+        };
         line.run += 1;
         let number = line.run;
         let interrupts = shared.peers.interrupts.sent_to(self.owner);
@@ -118,14 +153,26 @@ impl RemoteVcpu {
         let mut cancelled = false;
         loop {
             if !cancelled && self.page.immediate_exit() {
-                shared.peers.interrupts.cancel_run(self.owner, self.id, number);
+                shared
+                    .peers
+                    .interrupts
+                    .cancel_run(self.owner, self.id, number);
                 cancelled = true;
             }
-            match line.receiver.recv_interruptible(Some(&blocked.before), Some(Duration::from_secs(1))) {
+            match line
+                .receiver
+                .recv_interruptible(Some(&blocked.before), Some(Duration::from_secs(1)))
+            {
                 Ok(None) => {}
                 Ok(Some((header, payload))) => {
                     if header.kind != kind::EXIT || header.arg != number {
-                        self.lost(vm, &format!("frame {} {} instead of exit {number}", header.kind, header.arg));
+                        self.lost(
+                            vm,
+                            &format!(
+                                "frame {} {} instead of exit {number}",
+                                header.kind, header.arg
+                            ),
+                        );
                     }
                     if let Err(what) = run_frame::apply_exit(&self.page, payload) {
                         self.lost(vm, &what);

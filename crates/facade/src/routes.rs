@@ -28,12 +28,17 @@ impl Routes {
             }
             std::slice::from_raw_parts((argument + 8) as *const k::kvm_irq_routing_entry, count)
         };
-        let table = entries.iter().filter(|entry| entry.type_ == k::KVM_IRQ_ROUTING_MSI).filter_map(|entry| {
-            // SAFETY: `type_` says that the union holds a message.
-            let msi = unsafe { entry.u.msi };
-            let address = u64::from(msi.address_lo) | u64::from(msi.address_hi) << 32;
-            Some((entry.gsi, Interrupt::from_msi(address, msi.data)?))
-        });
+        let table = entries
+            .iter()
+            .filter(|entry| entry.type_ == k::KVM_IRQ_ROUTING_MSI)
+            .filter_map(|entry| {
+                // SAFETY: `type_` says that the union holds a message.
+                let msi = unsafe { entry.u.msi };
+                Some((
+                    entry.gsi,
+                    Interrupt::from_msi(message_address(msi.address_lo), msi.data)?,
+                ))
+            });
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = table.collect();
         Ok(0)
     }
@@ -52,10 +57,15 @@ impl Routes {
     }
 }
 
+/// The address as a device writes it. KVM looks at the low 20 bits only, and QEMU passes on no more than the offset in the
+/// APIC page for messages that its devices write.
+fn message_address(low: u32) -> u64 {
+    0xfee0_0000 | u64::from(low & 0xf_ffff)
+}
+
 /// Sends a message (`KVM_SIGNAL_MSI`); 1 if a local APIC took it.
 pub fn signal_msi(vm: &Vm, msi: &k::kvm_msi) -> i32 {
-    let address = u64::from(msi.address_lo) | u64::from(msi.address_hi) << 32;
-    let delivered =
-        Interrupt::from_msi(address, msi.data).map_or(0, |interrupt| vm.fabric.deliver(&interrupt, None));
+    let delivered = Interrupt::from_msi(message_address(msi.address_lo), msi.data)
+        .map_or(0, |interrupt| vm.fabric.deliver(&interrupt, None));
     i32::from(delivered > 0)
 }

@@ -35,14 +35,21 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
     // SAFETY: CREATE_VM takes a number.
     let fd = unsafe { kernel(device, ioctl::CREATE_VM, argument)? };
     if !lev_vcpu::x2apic::enable(fd) {
-        die(NOT_STARTED, "this kernel's KVM cannot report invalid MSR accesses", Some("Linux 5.10 or newer is needed"));
+        die(
+            NOT_STARTED,
+            "this kernel's KVM cannot report invalid MSR accesses",
+            Some("Linux 5.10 or newer is needed"),
+        );
     }
     let cluster = read_cluster();
     if let Some(path) = &cluster.events {
         or_die(&format!("events file {path}"), fail::open_events(path));
     }
     or_die("signal handler", lev_vcpu::kick::install());
-    let credentials = or_die("cluster description", Credentials::from_cluster(&cluster, NodeId::HEAD));
+    let credentials = or_die(
+        "cluster description",
+        Credentials::from_cluster(&cluster, NodeId::HEAD),
+    );
     let fabric = Arc::new(Fabric::new(NodeId::HEAD, owners(&cluster)));
     let shared = (cluster.nodes.len() > 1).then(|| join(&cluster, &credentials, &fabric));
     let vm = vm::establish(Vm {
@@ -67,35 +74,71 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
 
 fn read_cluster() -> Cluster {
     let path = std::env::var("LEV_CLUSTER").unwrap_or_default();
-    let text = or_die(&format!("cluster description {path}"), std::fs::read_to_string(&path));
-    let cluster: Cluster = or_die(&format!("cluster description {path}"), serde_json::from_str(&text));
+    let text = or_die(
+        &format!("cluster description {path}"),
+        std::fs::read_to_string(&path),
+    );
+    let cluster: Cluster = or_die(
+        &format!("cluster description {path}"),
+        serde_json::from_str(&text),
+    );
     if cluster.schema != 1 || cluster.nodes.is_empty() {
-        die(NOT_STARTED, &format!("cluster description {path}: schema 1 with at least one node expected"), None);
+        die(
+            NOT_STARTED,
+            &format!("cluster description {path}: schema 1 with at least one node expected"),
+            None,
+        );
     }
     cluster
 }
 
 /// The node of each vCPU.
 fn owners(cluster: &Cluster) -> Vec<NodeId> {
-    let count = cluster.nodes.iter().flat_map(|node| &node.vcpus).max().map_or(0, |last| *last as usize + 1);
+    let count = cluster
+        .nodes
+        .iter()
+        .flat_map(|node| &node.vcpus)
+        .max()
+        .map_or(0, |last| *last as usize + 1);
     let mut owners = vec![None; count];
     for (index, node) in cluster.nodes.iter().enumerate() {
         for vcpu in &node.vcpus {
-            if owners[*vcpu as usize].replace(NodeId(index as u16)).is_some() {
-                die(NOT_STARTED, &format!("cluster description: vCPU {vcpu} is on two nodes"), None);
+            if owners[*vcpu as usize]
+                .replace(NodeId(index as u16))
+                .is_some()
+            {
+                die(
+                    NOT_STARTED,
+                    &format!("cluster description: vCPU {vcpu} is on two nodes"),
+                    None,
+                );
             }
         }
     }
-    owners.into_iter().map(|owner| owner.unwrap_or(NodeId::HEAD)).collect()
+    owners
+        .into_iter()
+        .map(|owner| owner.unwrap_or(NodeId::HEAD))
+        .collect()
 }
 
 fn open(cluster: &Cluster, credentials: &Credentials, node: NodeId, purpose: Purpose) -> Channel {
     let description = &cluster.nodes[node.index()];
     let Some(address) = &description.address else {
-        die(NOT_STARTED, &format!("cluster description: node {} has no address", description.name), None);
+        die(
+            NOT_STARTED,
+            &format!(
+                "cluster description: node {} has no address",
+                description.name
+            ),
+            None,
+        );
     };
     connect(address, node, purpose, credentials, CONNECT_LIMIT).unwrap_or_else(|error| {
-        die(NOT_STARTED, &format!("node {} ({}): {error}", node.0, description.name), error.hint())
+        die(
+            NOT_STARTED,
+            &format!("node {} ({}): {error}", node.0, description.name),
+            error.hint(),
+        )
     })
 }
 
@@ -107,7 +150,8 @@ pub fn open_vcpu(vm: &Vm, node: NodeId, vcpu: u32) -> Channel {
 fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> Shared {
     let nodes = cluster.nodes.len();
     let others = || (1..nodes).map(|index| NodeId(index as u16));
-    let names: Arc<Vec<String>> = Arc::new(cluster.nodes.iter().map(|node| node.name.clone()).collect());
+    let names: Arc<Vec<String>> =
+        Arc::new(cluster.nodes.iter().map(|node| node.name.clone()).collect());
     let workers: Vec<Arc<ControlClient>> = others()
         .map(|node| {
             let channel = open(cluster, credentials, node, Purpose::Control);
@@ -135,7 +179,10 @@ fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> S
         pool,
         on_fatal: Box::new(|error| die(fail::GUEST_DIED, &error.to_string(), None)),
     };
-    let engine = or_die("guest memory", Engine::start(config, Arc::clone(&pages) as Arc<dyn PageLink>));
+    let engine = or_die(
+        "guest memory",
+        Engine::start(config, Arc::clone(&pages) as Arc<dyn PageLink>),
+    );
     let lost_names = Arc::clone(&names);
     let peers = Peers::new(
         NodeId::HEAD,
@@ -153,11 +200,21 @@ fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> S
     );
     for node in others() {
         for purpose in [Purpose::Interrupt, Purpose::Page] {
-            or_die("channel", peers.attach(open(cluster, credentials, node, purpose)));
+            or_die(
+                "channel",
+                peers.attach(open(cluster, credentials, node, purpose)),
+            );
         }
     }
-    or_die("joining the nodes", ask_all(&workers, control::JOIN, 0, &[]));
-    Shared { engine, peers, workers }
+    or_die(
+        "joining the nodes",
+        ask_all(&workers, control::JOIN, 0, &[]),
+    );
+    Shared {
+        engine,
+        peers,
+        workers,
+    }
 }
 
 /// Describes the VM to every worker and checks what they answer.
@@ -172,7 +229,11 @@ fn configure(cluster: &Cluster, workers: &[Arc<ControlClient>], pool_path: Optio
             pool_path: pool_path.map(str::to_owned),
         };
         let bytes = or_die("cluster description", serde_json::to_vec(&message));
-        let what = format!("node {} ({})", worker.node.0, cluster.nodes[worker.node.index()].name);
+        let what = format!(
+            "node {} ({})",
+            worker.node.0,
+            cluster.nodes[worker.node.index()].name
+        );
         let answer = or_die(&what, worker.ask(control::CONFIGURE, 0, &[&bytes]));
         let configured: Configured = or_die(&what, serde_json::from_slice(&answer.payload));
         let difference = u64::from(head_khz.abs_diff(configured.tsc_khz));
@@ -191,11 +252,19 @@ fn configure(cluster: &Cluster, workers: &[Arc<ControlClient>], pool_path: Optio
 
 /// Opens the pool's memory; on one host it is made here, and the workers find it through this process.
 fn open_pool(pool: Option<&Pool>) -> (Option<PoolMapping>, Option<String>) {
-    let Some(pool) = pool else { return (None, None) };
+    let Some(pool) = pool else {
+        return (None, None);
+    };
     let (fd, path): (OwnedFd, String) = match &pool.path {
         Some(path) => {
-            let file = std::fs::OpenOptions::new().read(true).write(true).open(path);
-            (or_die(&format!("shared memory {path}"), file).into(), path.clone())
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(path);
+            (
+                or_die(&format!("shared memory {path}"), file).into(),
+                path.clone(),
+            )
         }
         None => {
             let fd = or_die("shared memory", anonymous_file(pool.len));
@@ -205,7 +274,14 @@ fn open_pool(pool: Option<&Pool>) -> (Option<PoolMapping>, Option<String>) {
             (fd, path)
         }
     };
-    (Some(PoolMapping { fd, offset: 0, len: pool.len }), Some(path))
+    (
+        Some(PoolMapping {
+            fd,
+            offset: 0,
+            len: pool.len,
+        }),
+        Some(path),
+    )
 }
 
 /// A memfd of `len` bytes.

@@ -20,7 +20,9 @@ static TABLE: [AtomicPtr<Object>; SIZE] = [const { AtomicPtr::new(std::ptr::null
 
 /// Remembers a descriptor for the life of the process; false if its number is too large.
 pub fn insert(fd: i32, object: Object) -> bool {
-    let Some(slot) = usize::try_from(fd).ok().and_then(|fd| TABLE.get(fd)) else { return false };
+    let Some(slot) = usize::try_from(fd).ok().and_then(|fd| TABLE.get(fd)) else {
+        return false;
+    };
     // An older object of the same number is leaked: another thread may still use it.
     slot.store(Box::into_raw(Box::new(object)), Ordering::SeqCst);
     true

@@ -71,7 +71,10 @@ impl Vm {
 
     /// Name of a node as the user knows it.
     pub fn name_of(&self, node: NodeId) -> &str {
-        self.cluster.nodes.get(node.index()).map_or("?", |node| &node.name)
+        self.cluster
+            .nodes
+            .get(node.index())
+            .map_or("?", |node| &node.name)
     }
 
     /// Asks every worker; what one of them refuses ends the machine, because it no longer is one.
@@ -89,7 +92,9 @@ impl Vm {
     /// The range belongs to guest memory that is kept coherent.
     pub fn holds(&self, address: usize, len: usize) -> bool {
         let (first, pages) = (address as u64 / 4096, (len as u64).div_ceil(4096));
-        self.shared.as_ref().is_some_and(|shared| !shared.engine.contains(first, pages).is_empty())
+        self.shared
+            .as_ref()
+            .is_some_and(|shared| !shared.engine.contains(first, pages).is_empty())
     }
 
     /// QEMU gives guest memory back.

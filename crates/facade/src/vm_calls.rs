@@ -9,8 +9,8 @@ use crate::set_up::{anonymous_file, open_vcpu};
 use crate::table::{self, Object};
 use crate::vm::{self, Vm};
 use lev_kvmabi::bindings as k;
-use lev_kvmabi::run_page::RunPage;
 use lev_kvmabi::ioctl;
+use lev_kvmabi::run_page::RunPage;
 use lev_mesh::message::control;
 use lev_vcpu::Vcpu;
 use lev_wire::NodeId;
@@ -34,22 +34,25 @@ const REFUSED: [u32; 8] = [
 /// # Safety
 /// `argument` is what `request` expects.
 pub unsafe fn call(fd: i32, request: u32, argument: usize) -> Result<i32, i32> {
-    let Some(vm) = vm::current() else { return Err(libc::ENXIO) };
+    let Some(vm) = vm::current() else {
+        return Err(libc::ENXIO);
+    };
     // SAFETY: in every arm the argument is of the type that the call's number stands for (caller's contract).
     unsafe {
         match request {
             ioctl::CHECK_EXTENSION => check_extension(fd, argument),
             ioctl::CREATE_VCPU => create_vcpu(vm, argument as u32),
-            ioctl::SET_USER_MEMORY_REGION => {
-                vm.memory.set_slot(vm, *(argument as *const k::kvm_userspace_memory_region))
-            }
+            ioctl::SET_USER_MEMORY_REGION => vm
+                .memory
+                .set_slot(vm, *(argument as *const k::kvm_userspace_memory_region)),
             ioctl::GET_DIRTY_LOG => vm.memory.dirty_log(vm, argument),
             ioctl::CLEAR_DIRTY_LOG => vm.memory.clear_dirty_log(vm, argument),
             ioctl::ENABLE_CAP => enable(vm, argument),
             ioctl::SET_GSI_ROUTING => vm.routes.set(argument),
             ioctl::IRQ_LINE => {
                 let level = *(argument as *const k::kvm_irq_level);
-                vm.routes.line(vm, level.__bindgen_anon_1.irq, level.level != 0);
+                vm.routes
+                    .line(vm, level.__bindgen_anon_1.irq, level.level != 0);
                 Ok(0)
             }
             ioctl::IRQ_LINE_STATUS => {
@@ -63,9 +66,12 @@ pub unsafe fn call(fd: i32, request: u32, argument: usize) -> Result<i32, i32> {
             ioctl::SET_TSS_ADDR | ioctl::SET_BOOT_CPU_ID => {
                 everywhere(vm, request, argument, &(argument as u64).to_le_bytes())
             }
-            ioctl::SET_IDENTITY_MAP_ADDR => {
-                everywhere(vm, request, argument, &(*(argument as *const u64)).to_le_bytes())
-            }
+            ioctl::SET_IDENTITY_MAP_ADDR => everywhere(
+                vm,
+                request,
+                argument,
+                &(*(argument as *const u64)).to_le_bytes(),
+            ),
             ioctl::X86_SET_MSR_FILTER => msr_filter(vm, argument),
             ioctl::CREATE_IRQCHIP => die(
                 NOT_STARTED,
@@ -83,7 +89,11 @@ pub unsafe fn call(fd: i32, request: u32, argument: usize) -> Result<i32, i32> {
 unsafe fn everywhere(vm: &Vm, request: u32, argument: usize, bytes: &[u8]) -> Result<i32, i32> {
     // SAFETY: the caller's contract.
     let result = unsafe { kernel(vm.fd, request, argument)? };
-    vm.tell_all("VM call", control::VM_CALL, &[&request.to_le_bytes(), bytes]);
+    vm.tell_all(
+        "VM call",
+        control::VM_CALL,
+        &[&request.to_le_bytes(), bytes],
+    );
     Ok(result)
 }
 
@@ -105,7 +115,10 @@ unsafe fn enable(vm: &Vm, argument: usize) -> Result<i32, i32> {
     let argument = std::ptr::from_mut(&mut widened) as usize;
     // SAFETY: plain bytes of a structure without pointers.
     let bytes = unsafe {
-        std::slice::from_raw_parts(argument as *const u8, std::mem::size_of::<k::kvm_enable_cap>())
+        std::slice::from_raw_parts(
+            argument as *const u8,
+            std::mem::size_of::<k::kvm_enable_cap>(),
+        )
     };
     // SAFETY: as above.
     unsafe { everywhere(vm, ioctl::ENABLE_CAP, argument, bytes) }
@@ -158,11 +171,20 @@ fn create_vcpu(vm: &Vm, id: u32) -> Result<i32, i32> {
     } else {
         let worker = &vm.workers()[owner.index() - 1];
         if let Err(error) = worker.ask(control::CREATE_VCPU, id as u16, &[]) {
-            die(NOT_STARTED, &format!("vCPU {id} on {}: {error}", vm.name_of(owner)), None);
+            die(
+                NOT_STARTED,
+                &format!("vCPU {id} on {}: {error}", vm.name_of(owner)),
+                None,
+            );
         }
-        let fd = anonymous_file(len as u64).map_err(|error| errno(&error))?.into_raw_fd();
+        let fd = anonymous_file(len as u64)
+            .map_err(|error| errno(&error))?
+            .into_raw_fd();
         let channel = open_vcpu(vm, owner, id);
-        (fd, Object::Remote(RemoteVcpu::new(id, map(fd, len)?, xsave_len(vm), channel)))
+        (
+            fd,
+            Object::Remote(RemoteVcpu::new(id, map(fd, len)?, xsave_len(vm), channel)),
+        )
     };
     if table::insert(fd, object) {
         Ok(fd)
@@ -190,4 +212,3 @@ fn map(fd: i32, len: usize) -> Result<RunPage, i32> {
     // SAFETY: `len` bytes are mapped and never unmapped.
     Ok(unsafe { RunPage::new(base.cast(), len) })
 }
-

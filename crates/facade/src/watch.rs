@@ -35,7 +35,11 @@ pub fn lost(node: NodeId, name: &str, reason: &str) -> ! {
 pub fn on_event(names: &[String], from: NodeId, event: Event) {
     let name = |node: NodeId| names.get(node.index()).map_or("?", String::as_str);
     match event {
-        Event::NodeLost { node, reason } => lost(node, name(node), &format!("{reason} (seen by {})", name(from))),
+        Event::NodeLost { node, reason } => lost(
+            node,
+            name(node),
+            &format!("{reason} (seen by {})", name(from)),
+        ),
         Event::Failed { message } => lost(from, name(from), &message),
     }
 }
@@ -50,10 +54,24 @@ pub fn start(vm: &'static Vm) {
             fail::say(&serde_json::to_string(&own_report(vm)).unwrap_or_default());
             for vcpu in vm.fabric.all_local() {
                 let apic = vcpu.apic();
-                fail::say(&format!("{} mp {:?} view {:?} next {:?} ppr {:x} deadline {:?} now {}", vcpu.id, vcpu.mp_state(), apic.view(), apic.next_interrupt(), apic.processor_priority(), apic.timer_deadline(), lev_vcpu::clock::monotonic_ns()));
+                fail::say(&format!(
+                    "{} mp {:?} view {:?} next {:?} ppr {:x} deadline {:?} now {}",
+                    vcpu.id,
+                    vcpu.mp_state(),
+                    apic.view(),
+                    apic.next_interrupt(),
+                    apic.processor_priority(),
+                    apic.timer_deadline(),
+                    lev_vcpu::clock::monotonic_ns()
+                ));
                 let s = apic.save(0);
                 let mut t = String::new();
-                for o in (0x20..0x400).step_by(16) { t += &format!("{o:x}={:x} ", u32::from_le_bytes([s[o],s[o+1],s[o+2],s[o+3]])); }
+                for o in (0x20..0x400).step_by(16) {
+                    t += &format!(
+                        "{o:x}={:x} ",
+                        u32::from_le_bytes([s[o], s[o + 1], s[o + 2], s[o + 3]])
+                    );
+                }
                 fail::say(&t);
             }
         });
@@ -70,7 +88,11 @@ pub fn start(vm: &'static Vm) {
             worker.beat();
             let silence = worker.silence();
             if silence > SILENCE_LIMIT {
-                node_lost(vm, worker.node, &format!("silent for {:.1} s", silence.as_secs_f64()));
+                node_lost(
+                    vm,
+                    worker.node,
+                    &format!("silent for {:.1} s", silence.as_secs_f64()),
+                );
             }
         }
     });
@@ -89,7 +111,11 @@ extern "C" fn at_exit() {
     }
     let mut nodes = vec![own_report(vm)];
     if let Ok(answers) = ask_all(vm.workers(), control::REPORT, 0, &[]) {
-        nodes.extend(answers.iter().filter_map(|answer| serde_json::from_slice(&answer.payload).ok()));
+        nodes.extend(
+            answers
+                .iter()
+                .filter_map(|answer| serde_json::from_slice(&answer.payload).ok()),
+        );
     }
     if let Some(path) = &vm.cluster.report {
         let text = json!({"schema": 1, "nodes": nodes}).to_string();

@@ -17,7 +17,7 @@ pub fn report() -> String {
         Ok(khz) => (*khz, None),
         Err(reason) => (0, Some(reason.as_str())),
     };
-    let userfaultfd = lev_uffd::Uffd::open(0).err().map(|error| error.to_string());
+    let userfaultfd = lev_uffd::Uffd::open().err().map(|error| error.to_string());
     json!({
         "kvm": kvm_error,
         "userfaultfd": userfaultfd,
