@@ -91,7 +91,7 @@ def test_pages_moved_between_the_nodes(run: Run) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--no-pool"]], ids=["pool", "no-pool"])
 def test_accesses_may_cross_lines_and_pages(tmp_path: Path, options: list[str]) -> None:
-    """In a boot of its own: a locked access over two pages is what emulators of x86 get wrong, and then nothing ends."""
+    """In a boot of its own: it has hung a guest in a lab machine without the facade, too (guest-checks.md)."""
     command = f"lev-guest pagecross --json --timeout 100 --rounds {ROUNDS}"
     run = lev_run(tmp_path, *MACHINE, *options, command=command, seconds=160)
     run.assert_passed(1)
