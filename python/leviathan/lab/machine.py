@@ -234,7 +234,9 @@ class LabMachine:
     def obituary(self) -> str:
         """How the machine ended, with its last words."""
         code = self._process.poll()
-        how = "is running" if code is None else f"was killed (signal {code - 128})" if code > 128 else f"ended ({code})"
+        # The guard's own death shows as a negative code, QEMU's as the guard's exit code.
+        killed = 0 if code is None else -code if code < 0 else code - 128
+        how = "is running" if code is None else f"was killed (signal {killed})" if killed > 0 else f"ended ({code})"
         said = [line for line in self.errors.lines() if _QUIET not in line]
         parts = [f"lab machine {self.name} {how}"]
         parts += ["QEMU said:", *said] if said else []
