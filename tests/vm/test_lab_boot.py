@@ -21,7 +21,8 @@ for port in stdout stderr status; do
     set -- "$@" -chardev file,id=$port,path=$port -device virtserialport,chardev=$port,name=org.leviathan.$port
 done
 timeout 120 qemu-system-x86_64 -accel kvm -machine q35 -cpu host -smp 2 -m 512 -nodefaults -display none -no-reboot \\
-    -kernel /guest/vmlinuz -initrd /guest/initrd -append "console=ttyS0 panic=-1 tsc=reliable no_timer_check" \\
+    -kernel /guest/vmlinuz -initrd ${INITRD:-/guest/initrd} \\
+    -append "console=ttyS0 panic=-1 tsc=reliable no_timer_check" \\
     -serial file:console -device virtio-serial-pci "$@" </dev/null
 echo "qemu ended with $?"
 """
@@ -43,8 +44,11 @@ def options() -> LabOptions:
     if not DEFAULT_QEMU.exists():
         pytest.skip(f"{DEFAULT_QEMU} is not installed")
     found = kernel.find(needs=["kvm_amd"])
-    image = guest.build(found, guest.Guest(command=COMMAND))
-    return LabOptions(kernel=found, files={"/guest/vmlinuz": found.vmlinuz, "/guest/initrd": image})
+    images = {
+        "/guest/initrd": guest.build(found, guest.Guest(command=COMMAND)),
+        "/guest/reboot": guest.build(found, guest.Guest(command="echo before; reboot; sleep 60; echo after")),
+    }
+    return LabOptions(kernel=found, files={"/guest/vmlinuz": found.vmlinuz, **images})
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,16 @@ def test_stock_qemu_boots_the_guest_under_kvm(lab: Lab) -> None:
     assert host.get("/tmp/status").startswith(b"ready ")
     assert host.get("/tmp/stdout") == b"to stdout\nagain\n" + b"x" * 300_000
     assert host.get("/tmp/stderr") == b"to stderr\n"
+
+
+def test_a_command_that_reboots_reports_no_exit(lab: Lab) -> None:
+    host = lab.hosts[0]
+    # With -no-reboot QEMU ends where the guest resets.
+    assert shell(host, "INITRD=/guest/reboot\n" + INNER) == (0, "qemu ended with 0\n")
+    assert host.get("/tmp/stdout") == b"before\n"
+    status = host.get("/tmp/status")
+    assert status.startswith(b"ready ")
+    assert b"exit" not in status
 
 
 def test_a_terminal_in_the_machine(lab: Lab) -> None:

@@ -27,8 +27,6 @@ _FILES = {
     "etc/hosts": "127.0.0.1 localhost leviathan\n",
     "etc/profile": "PS1='leviathan:\\w# '\n",
 }
-# Busybox's own ask init, which in our images is a script that waits for something else.
-_FORCED = ("reboot", "poweroff", "halt")
 
 
 class ImageError(StartError):
@@ -71,8 +69,6 @@ def start(init: str, busybox: Path, *, skeleton: bool = True) -> Archive:
     archive.file("init", resources.files(__package__).joinpath("init", init).read_bytes(), 0o755)
     for applet in _applets(busybox):
         archive.symlink(applet, "/lev/busybox")
-    for name in _FORCED:
-        archive.file(f"sbin/{name}", f"#!/lev/busybox sh\nexec /lev/busybox {name} -f\n".encode(), 0o755)
     if skeleton:
         for name, text in _FILES.items():
             archive.file(name, text.encode())
@@ -84,7 +80,7 @@ def _applets(busybox: Path) -> list[str]:
         done = subprocess.run([busybox, "--list-full"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise ImageError(f"{busybox} --list-full failed: {error}") from error
-    return [name for name in done.stdout.split() if name.rsplit("/", 1)[-1] not in (*_FORCED, "busybox")]
+    return [name for name in done.stdout.split() if name.rsplit("/", 1)[-1] != "busybox"]
 
 
 def add_modules(

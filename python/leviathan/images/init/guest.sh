@@ -1,14 +1,10 @@
 #!/lev/busybox sh
-# /init of the guest. Runs /lev/exec and reports on virtio-serial ports, or gives a shell on the console.
+# /init of the guest: mounts, drivers, network; then runs /lev/exec and reports on virtio-serial ports, or gives a
+# shell on the console.
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=linux
 
 b=/lev/busybox
-$b mount -t devtmpfs -o mode=755 devtmpfs /dev
-$b cp -a /lev/dev/. /dev/
-$b mount -a -T /lev/fstab
-echo leviathan > /proc/sys/kernel/hostname
-$b ifconfig lo up
 
 fail() {
     echo "leviathan guest: $*" > /dev/console
@@ -21,23 +17,32 @@ load() {
     done < "/lev/modules/$1"
 }
 
-# Only drivers of devices that are there.
-load base
-serial=
-for device in /sys/bus/pci/devices/*; do
-    read -r vendor < "$device/vendor"
-    [ "$vendor" = 0x1af4 ] || continue
-    read -r id < "$device/device"
-    case $id in
-        0x1000 | 0x1041) net=1 ;;
-        0x1001 | 0x1042) block=1 ;;
-        0x1003 | 0x1043) serial=1 ;;
-    esac
-done
-[ -z "$serial" ] || load serial
-[ -z "${net-}" ] || load net
-[ -z "${block-}" ] || load block
-load extra
+prepare() {
+    $b mount -t devtmpfs -o mode=755 devtmpfs /dev
+    $b cp -a /lev/dev/. /dev/
+    $b mount -a -T /lev/fstab
+    echo leviathan > /proc/sys/kernel/hostname
+    $b ifconfig lo up
+
+    # Only drivers of devices that are there.
+    load base
+    serial=
+    for device in /sys/bus/pci/devices/*; do
+        read -r vendor < "$device/vendor"
+        [ "$vendor" = 0x1af4 ] || continue
+        read -r id < "$device/device"
+        case $id in
+            0x1000 | 0x1041) net=1 ;;
+            0x1001 | 0x1042) block=1 ;;
+            0x1003 | 0x1043) serial=1 ;;
+        esac
+    done
+    [ -z "$serial" ] || load serial
+    [ -z "${net-}" ] || load net
+    [ -z "${block-}" ] || load block
+    load extra
+    export serial
+}
 
 # Sets $port to the device of the virtio-serial port with this name.
 find_port() {
@@ -84,7 +89,7 @@ run_command() {
     # Whatever the command left behind would hold the pipes open.
     for process in /proc/[0-9]*; do
         case ${process#/proc/} in
-            1 | "$out" | "$err") ;;
+            1 | $$ | "$out" | "$err") ;;
             *) kill -9 "${process#/proc/}" ;;
         esac
     done 2> /dev/null
@@ -103,5 +108,19 @@ run_shell() {
     $b setsid -c sh -l < "$tty" > "$tty" 2>&1 3>&-
 }
 
+# The first process prepares, then only reaps orphans and obeys busybox's reboot, poweroff and halt, which signal it;
+# a shell runs traps while it waits for a job in the background, but not while one is in the foreground. The rest is
+# not such a job, because those ignore SIGINT.
+if [ $$ = 1 ]; then
+    trap '$b reboot -f' TERM
+    trap '$b poweroff -f' USR2
+    trap '$b halt -f' USR1
+    prepare
+    $b start-stop-daemon -S -b -x /init || fail "cannot start the second half of /init"
+    while :; do
+        $b sleep 86400 &
+        wait
+    done
+fi
 if [ -e /lev/exec ]; then run_command; else run_shell; fi
 $b poweroff -f
