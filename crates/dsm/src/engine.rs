@@ -65,11 +65,15 @@ impl Engine {
         for stripe in 0..stripes as usize {
             let (core, stop) = (Arc::clone(&engine.core), engine.stop.clone());
             engine.spawn(format!("lev-fault-{stripe}"), move || {
+                threads::serve_first();
                 core.serve_faults(stripe, stop.as_fd())
             })?;
         }
         let core = Arc::clone(&engine.core);
-        engine.spawn("lev-hold".into(), move || core.serve_holds())?;
+        engine.spawn("lev-hold".into(), move || {
+            threads::serve_first();
+            core.serve_holds();
+        })?;
         Ok(Arc::new(engine))
     }
 

@@ -16,7 +16,7 @@ mod memory;
 mod pool;
 mod segment;
 mod stats;
-mod threads;
+pub mod threads;
 
 pub use api::{Backing, EngineConfig, PageLink, PoolMapping, SegmentSpec};
 pub use counters::{Counters, HotPage, LATENCY_BUCKETS};

@@ -33,7 +33,10 @@ impl StopFlag {
 }
 
 /// Starts a thread in which all signals are blocked from its first instruction on.
-pub(crate) fn spawn(
+///
+/// # Errors
+/// The system has no room for a thread.
+pub fn spawn(
     name: String,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, DsmError> {
@@ -60,6 +63,15 @@ pub(crate) fn spawn(
         at: 0,
         errno: error.raw_os_error().unwrap_or(0),
     })
+}
+
+/// Lets the calling thread run before any ordinary one, vCPUs above all: somebody waits for what it handles, and it works
+/// for microseconds at a time. Where that is not allowed (no CAP_SYS_NICE, no RLIMIT_RTPRIO) it stays ordinary, and a
+/// remote fault may wait for a time slice.
+pub fn serve_first() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the calling thread (0), a valid policy and priority.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters) };
 }
 
 /// Asks the kernel not to add slack (50 us by default) to this thread's sleeps.

@@ -35,8 +35,11 @@ impl PagePeers {
 impl PageLink for PagePeers {
     fn send(&self, to: NodeId, header: Header, parts: &[&[u8]]) {
         if let Some(sender) = self.senders.get(to.index()).and_then(OnceLock::get) {
-            // A channel that fails is found by its receiver, which reports the peer as lost.
-            let _ = sender.send(header.kind, header.tag, header.arg, parts);
+            // A frame that is not sent would leave somebody waiting for ever. Closing the channel makes its receiver
+            // report the peer as lost.
+            if sender.send(header.kind, header.tag, header.arg, parts).is_err() {
+                sender.shutdown();
+            }
         }
     }
 }

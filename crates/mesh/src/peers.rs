@@ -115,6 +115,7 @@ impl Peers {
             _ => format!("lev-page-{}", node.0),
         };
         spawn(&name, move || {
+            lev_dsm::threads::serve_first();
             let reason = body();
             this.lost(node, reason);
         })
@@ -169,16 +170,5 @@ impl Peers {
 /// # Errors
 /// The system has no room for a thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    // SAFETY: sigfillset initializes the set; both masks are valid.
-    let before = unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        before
-    };
-    let result = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    // SAFETY: the mask that the thread had.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
-    result.map(|_| ()).map_err(|error| format!("cannot start thread {name}: {error}"))
+    lev_dsm::threads::spawn(name.to_owned(), body).map(|_| ()).map_err(|error| error.to_string())
 }
