@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
-from leviathan.errors import GuestDied, Interrupted, LeviathanError, NodeLost, StartError, TimeOver
+from leviathan.errors import GuestDied, Interrupted, LaunchError, LeviathanError, NodeLost, StartError, TimeOver
 from leviathan.launch.host import Sink
 from leviathan.launch.local import LocalHost
 from leviathan.launch.streams import Tail
@@ -33,6 +33,7 @@ T = TypeVar("T")
 LOST_EXIT = 123
 BLAME_SECONDS = 5.0
 WORKER_STOP_SECONDS = 5.0
+QUIT_SECONDS = 5.0
 TICK_SECONDS = 1.0
 
 
@@ -93,7 +94,12 @@ class Life:
     ) -> None:
         if isinstance(error, LeviathanError):
             self.record.failed(error)
-        self.close()
+        try:
+            if isinstance(error, TimeOver):
+                # Where the time went is in the nodes' counters.
+                self._quit(QUIT_SECONDS)
+        finally:
+            self.close()
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -188,16 +194,26 @@ class Life:
         with self.progress.step("stopping"):
             self._wait_exit(self.machine.timeouts.stop if self._ending else 0)
             self._stopping = True
-            if self._exit_code is None:
-                try:
-                    self.head.qmp.execute("quit", timeout=3)
-                except QmpError:
-                    self.head.process.signal(signal.SIGTERM)
-                self.head.process.wait(self.machine.timeouts.stop)
-            self.record.report = self.head.report()
+            self._quit(self.machine.timeouts.stop)
             deadline = time.monotonic() + WORKER_STOP_SECONDS
             for worker in self._workers:
                 worker.process.wait(max(deadline - time.monotonic(), 0.01))
+
+    def _quit(self, seconds: float) -> None:
+        """Ends QEMU, politely if it still answers, and reads what the facade wrote at its end."""
+        if self.head is None:
+            return
+        try:
+            if self._exit_code is None:
+                try:
+                    self.head.qmp.execute("quit", timeout=min(seconds, 3))
+                except QmpError:
+                    self.head.process.signal(signal.SIGTERM)
+                self.head.process.wait(seconds)
+        except LaunchError:
+            # Its host is gone.
+            return
+        self.record.report = self.head.report()
 
     def close(self) -> None:
         """Ends every program, lab machine and file of this VM, whatever state it is in."""
