@@ -102,7 +102,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            promote_after: 32,
+            promote_after: 2,
             hold_us: 50,
             stripes: 1,
             zero_block: 512,
