@@ -33,7 +33,7 @@ T = TypeVar("T")
 LOST_EXIT = 123
 BLAME_SECONDS = 5.0
 WORKER_STOP_SECONDS = 5.0
-QUIT_SECONDS = 5.0
+QUIT_SECONDS = 10.0
 TICK_SECONDS = 1.0
 
 
@@ -95,8 +95,8 @@ class Life:
         if isinstance(error, LeviathanError):
             self.record.failed(error)
         try:
-            if isinstance(error, TimeOver):
-                # Where the time went is in the nodes' counters.
+            # Where the time went, or what came before the end, is in the nodes' counters.
+            if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and self._exit_code is not None):
                 self._quit(QUIT_SECONDS)
         finally:
             self.close()
