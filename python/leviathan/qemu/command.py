@@ -70,7 +70,8 @@ def kernel_words(machine: Machine, head: HeadCommand) -> str:
     # Without lastbus the kernel looks for forgotten PCI buses: 16,000 port accesses, four fifths of a boot's exits.
     words = ["console=ttyS0", "panic=-1", "quiet", "pci=lastbus=0"]
     if not machine.stock:
-        words += ["tsc=reliable", "clocksource=tsc", "no_timer_check"]
+        # Without nokaslr the kernel may land in another node's memory, and every boot differs by thousands of faults.
+        words += ["tsc=reliable", "clocksource=tsc", "no_timer_check", "nokaslr"]
         if head.tsc_khz:
             words.append(f"tsc_early_khz={head.tsc_khz}")
     return " ".join([*words, *head.init_words.split(), *machine.append.split()])
