@@ -25,6 +25,7 @@ class FakeProcess:
     signals: list[int] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
     code: int | None = None
+    _error: LaunchError | None = None
 
     def say(self, line: str | dict[str, object]) -> None:
         """Prints a line on standard output."""
@@ -42,6 +43,11 @@ class FakeProcess:
             self.code = code
             self._ended.set()
 
+    def fail(self, error: LaunchError) -> None:
+        """Its host is gone: whoever waits for it learns that."""
+        self._error = error
+        self._ended.set()
+
     @property
     def running(self) -> bool:
         return not self._ended.is_set()
@@ -57,7 +63,11 @@ class FakeProcess:
         self.end(-number)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        return self.code if self._ended.wait(timeout) else None
+        if not self._ended.wait(timeout):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self.code
 
 
 Script = Callable[["FakeHost", FakeProcess], None]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes import FakeHost, FakeProcess, Script
 
-from leviathan.errors import GuestDied, LeviathanError, NodeLost, StartError, TimeOver
+from leviathan.errors import GuestDied, LaunchError, LeviathanError, NodeLost, StartError, TimeOver
 from leviathan.model import Machine, Timeouts
 from leviathan.qemu.binary import QemuBinary
 from leviathan.vm import life as life_module
@@ -309,7 +309,17 @@ def test_a_lab_machine_that_ends_names_its_nodes(rig: Rig) -> None:
         rig.gone("fake", "it ended with exit code 1")
 
     error = rig.fails(NodeLost, qemu=qemu_that(init_up, gone))
-    assert error.message.startswith("node0 and node1 was lost: the lab machine fake is gone: it ended with exit code 1")
+    assert error.message.startswith("node0 and node1 lost: it ended with exit code 1")
+
+
+def test_a_program_whose_host_is_gone_says_so(rig: Rig) -> None:
+    def host_dies(host: FakeHost, process: FakeProcess) -> None:
+        worker(host, process)
+        time.sleep(0.2)
+        process.fail(LaunchError("lab1 closed its control channel"))
+
+    error = rig.fails(NodeLost, node=host_dies, qemu=qemu_that(init_up))
+    assert error.message.startswith("node0 and node1 lost: lab1 closed its control channel")
 
 
 def test_an_unfinished_vm_is_told_to_quit_and_then_ended(rig: Rig) -> None:

@@ -109,7 +109,7 @@ def start_head(
         stderr=log,
         stdin=True,
     )
-    watch_exit(process, lambda code: mailbox.post(Event("exit", "head", {"code": code})), relays)
+    watch_exit(process, "head", mailbox, relays)
     return Head(host, files, process, pipes.write("control"), qmp, log)
 
 

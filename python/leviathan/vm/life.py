@@ -82,7 +82,8 @@ class Life:
         self._workers: list[Worker] = []
         self._ready = False
         self._stopping = False
-        self._exit_code: int | None = None
+        self._exit: Event | None = None
+        """The end of QEMU."""
         self._shutdown_reason = ""
         self._ending: Ending | None = None
 
@@ -96,7 +97,7 @@ class Life:
             self.record.failed(error)
         try:
             # Where the time went, or what came before the end, is in the nodes' counters.
-            if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and self._exit_code is not None):
+            if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and self._exit is not None):
                 self._quit(QUIT_SECONDS)
         finally:
             self.close()
@@ -204,7 +205,7 @@ class Life:
         if self.head is None:
             return
         try:
-            if self._exit_code is None:
+            if self._exit is None:
                 try:
                     self.head.qmp.execute("quit", timeout=min(seconds, 3))
                 except QmpError:
@@ -242,7 +243,7 @@ class Life:
 
     def _wait_exit(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while self._exit_code is None and (now := time.monotonic()) < end:
+        while self._exit is None and (now := time.monotonic()) < end:
             event = self.mailbox.take(min(now + TICK_SECONDS, end))
             if event is not None:
                 self.record.event(event)
@@ -294,11 +295,7 @@ class Life:
             case "head", "error":
                 raise self._told(self._failure(event.text("message"), event.text("hint")))
             case "lab", name:
-                nodes = [node["name"] for node in self.record.nodes if node["host"] == name]
-                message = (
-                    f"{' and '.join(nodes) or 'a node'} was lost: the lab machine {name} is gone: {event.text('why')}"
-                )
-                raise self._told(NodeLost(message) if self._ready else StartError(message))
+                raise self._host_gone(name, event.text("why"))
             case "output", "closed":
                 raise Interrupted(signal.SIGPIPE, "whoever read the output")
             case "guest" | "qemu" | "head", _:
@@ -320,10 +317,14 @@ class Life:
 
     def _note_exit(self, event: Event) -> None:
         if event.kind == "head":
-            code = event.data.get("code")
-            self._exit_code = code if code is not None else -1
+            self._exit = event
         for worker in self._workers:
             worker.gone |= worker.name == event.kind
+
+    def _host_gone(self, host: str, why: str) -> LeviathanError:
+        names = [node["name"] for node in self.record.nodes if node["host"] == host]
+        message = f"{' and '.join(names) or 'a node'} lost: {why}"
+        return self._told(NodeLost(message) if self._ready else StartError(message))
 
     def _worker_ended(self, event: Event) -> None:
         """A worker ended while the VM runs. The head notices, too, and knows more: it has a moment to say so."""
@@ -340,13 +341,18 @@ class Life:
             elif later is not None and (later.source, later.kind) == ("exit", "head"):
                 self._note_exit(later)
                 break
-        how = _how(event.data.get("code"))
+        if event.data.get("code") is None:
+            raise self._host_gone(worker.host.name, event.text("why"))
+        how = _how(event.data["code"])
         error = NodeLost(f"{worker.name} was lost: its program on {worker.host.name} {how}")
         raise self._told(error if self._ready else StartError(error.message), worker.log)
 
     def _head_ended(self) -> None:
         assert self.head is not None
-        code = self._exit_code
+        assert self._exit is not None
+        code = self._exit.data.get("code")
+        if code is None:
+            raise self._host_gone(self.head.host.name, self._exit.text("why"))
         if code == 0 and self._shutdown_reason in ("guest-shutdown", "host-qmp-quit"):
             return
         if code == LOST_EXIT:
@@ -370,9 +376,7 @@ class Life:
         return error
 
 
-def _how(code: int | None) -> str:
-    if code is None or code == -1:
-        return "is gone with its host"
+def _how(code: int) -> str:
     if code < 0:
         try:
             return f"was killed by {signal.Signals(-code).name}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from leviathan.errors import LaunchError
 from leviathan.launch.host import Process
+from leviathan.vm.mailbox import Event, Mailbox
 
 __all__ = ["watch_exit"]
 
 DRAIN_SECONDS = 5.0
 
 
-def watch_exit(process: Process, ended: Callable[[int | None], None], streams: Sequence[Process] = ()) -> None:
-    """Calls ``ended`` with the exit code, or with ``None`` if the host is gone, from a thread of its own.
+def watch_exit(process: Process, name: str, mailbox: Mailbox, streams: Sequence[Process] = ()) -> None:
+    """Posts an event ``exit``/``name`` when the program ends: its ``code``, or ``None`` and ``why``: its host is gone.
 
     ``streams`` are relays of the program's output: they get a moment to deliver what it wrote before it ended.
     """
@@ -24,8 +25,8 @@ def watch_exit(process: Process, ended: Callable[[int | None], None], streams: S
             code = process.wait()
             for stream in streams:
                 stream.wait(DRAIN_SECONDS)
-        except LaunchError:
-            code = None
-        ended(code)
+            mailbox.post(Event("exit", name, {"code": code}))
+        except LaunchError as error:
+            mailbox.post(Event("exit", name, {"code": None, "why": error.message}))
 
     threading.Thread(target=watch, name="lev-exit", daemon=True).start()

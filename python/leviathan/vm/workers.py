@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from leviathan.launch.host import Host, Process
 from leviathan.launch.streams import Tail
 from leviathan.vm.cluster import Identity, secret_file
-from leviathan.vm.mailbox import Event, Mailbox, json_events
+from leviathan.vm.mailbox import Mailbox, json_events
 from leviathan.vm.watch import watch_exit
 
 __all__ = ["Worker", "start_worker", "worker_command"]
@@ -45,5 +45,5 @@ def start_worker(
         stdout=json_events(mailbox, name, lambda line: log(line.encode() + b"\n")),
         stderr=log,
     )
-    watch_exit(process, lambda code: mailbox.post(Event("exit", name, {"code": code})))
+    watch_exit(process, name, mailbox)
     return Worker(node, name, host, process, log)
