@@ -1,7 +1,7 @@
 //! The page as its home sees it: who holds it, which request is being served, which ones wait.
 
 use crate::message::{Access, Action, Demand, Illegal, Message, Slot};
-use crate::page::{mutated, Outbox};
+use crate::page::{mutated, Outbox, Rules};
 use crate::sharers::Sharers;
 use lev_wire::NodeId;
 use std::collections::VecDeque;
@@ -109,6 +109,18 @@ impl HomePage {
         let free = self.state == HomeState::Zero && self.busy.is_none();
         if free {
             self.state = HomeState::Owned(home);
+        }
+        free
+    }
+
+    /// Gives the page to node `to`, which did not ask for it, if it is [`HomeState::Zero`] and idle; else nothing
+    /// happens and the answer is `false`. The caller sends [`Message::GiveZero`] before anything else about the page:
+    /// then no later demand overtakes it, and the home need not wait for an answer.
+    pub fn give_zero(&mut self, to: NodeId, rules: &Rules) -> bool {
+        let free = self.state == HomeState::Zero
+            && (self.busy.is_none() || mutated!(rules, GiveWhileBusy));
+        if free {
+            self.state = HomeState::Owned(to);
         }
         free
     }

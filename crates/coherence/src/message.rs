@@ -47,6 +47,9 @@ pub enum Message {
     Grant(Access),
     /// Home to requester: the page is zero and yours to write.
     GrantZero,
+    /// Home to a node that did not ask: the page is zero and yours to write. No answer is expected: whatever the
+    /// home says later about the page comes after it on the same channel.
+    GiveZero,
     /// Home to requester: the page lives in this slot of the pool from now on.
     UsePool(Slot),
     /// Home to requester: the page is zero everywhere.

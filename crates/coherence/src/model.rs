@@ -24,6 +24,9 @@ pub(crate) struct Cluster {
     pub(crate) discards: usize,
     /// Holders may put demands off.
     pub(crate) holds: bool,
+    /// The home gives away copies that nobody asked for, at any time that the protocol allows: as if a neighbour of the
+    /// page had just been asked for. Other pages matter in no other way, so that one page is enough to explore.
+    pub(crate) unasked: bool,
     /// The page has contents at first, owned by this node.
     pub(crate) populated_on: Option<usize>,
     pub(crate) mutation: Option<Mutation>,
@@ -70,8 +73,14 @@ pub(crate) enum Step {
     Fault(usize, Access),
     Write(usize),
     Discard(usize),
-    Deliver { from: usize, to: usize, held: bool },
+    Deliver {
+        from: usize,
+        to: usize,
+        held: bool,
+    },
     Resume(usize),
+    /// The home gives the page to this node, which did not ask.
+    GiveZero(usize),
 }
 
 struct Ask {
@@ -318,6 +327,9 @@ impl Model for Cluster {
                 steps.push(Step::Resume(index));
             }
         }
+        if self.unasked {
+            steps.extend((1..self.nodes).map(Step::GiveZero));
+        }
         for (from, row) in state.channels.iter().enumerate() {
             for (to, channel) in row.iter().enumerate() {
                 if !channel.is_empty() {
@@ -365,6 +377,14 @@ impl Model for Cluster {
                     page.resume(demand, ask, actions)
                 });
             }
+            Step::GiveZero(to) => {
+                let mut rules = Rules::new(HOME, self.promote_after);
+                rules.mutation = self.mutation;
+                if state.entry.give_zero(NodeId(to as u16), &rules) {
+                    let give = Action::Send(NodeId(to as u16), Message::GiveZero);
+                    state.act(HOME.index(), give, false);
+                }
+            }
         }
         (state != *last).then_some(state)
     }
@@ -403,6 +423,17 @@ impl Model for Cluster {
                                 pending: Some(Access::Write),
                             }
                     }) && state.entry.waiting() > 0
+                },
+            ),
+            Property::sometimes(
+                "a page came unasked while its request was under way",
+                |cluster: &Self, state: &State| {
+                    let asked_for_more = |node: &Node| {
+                        node.page.state == NodeState::Exclusive && node.page.pending.is_some()
+                    };
+                    !cluster.unasked
+                        || cluster.populated_on.is_some()
+                        || state.nodes.iter().any(asked_for_more)
                 },
             ),
             Property::sometimes("all nodes use the pool", |cluster: &Self, state: &State| {

@@ -13,6 +13,7 @@ fn cluster(nodes: usize, promote_after: u32) -> Cluster {
         promote_after,
         discards: 0,
         holds: true,
+        unasked: false,
         populated_on: None,
         mutation: None,
     }
@@ -44,6 +45,7 @@ fn prove(cluster: Cluster) {
 fn catch(mutation: Mutation, nodes: usize, promote_after: u32) {
     let cluster = Cluster {
         mutation: Some(mutation),
+        unasked: matches!(mutation, Mutation::GiveWhileBusy | Mutation::UnaskedAnswers),
         ..cluster(nodes, promote_after)
     };
     let properties = [
@@ -118,6 +120,32 @@ fn four_nodes() {
 }
 
 #[test]
+fn two_nodes_with_unasked_copies() {
+    prove(Cluster {
+        unasked: true,
+        discards: 2,
+        ..cluster(2, 2)
+    });
+}
+
+#[test]
+fn three_nodes_with_unasked_copies() {
+    prove(Cluster {
+        unasked: true,
+        ..cluster(3, 0)
+    });
+}
+
+#[test]
+fn three_nodes_with_unasked_copies_discard_and_pool() {
+    prove(Cluster {
+        unasked: true,
+        discards: 1,
+        ..cluster(3, 2)
+    });
+}
+
+#[test]
 fn mistakes_are_caught() {
     catch(Mutation::GrantBeforeDrops, 2, 0);
     catch(Mutation::IdleBeforeInstalled, 2, 0);
@@ -127,4 +155,6 @@ fn mistakes_are_caught() {
     catch(Mutation::ForgetQueued, 2, 0);
     catch(Mutation::PromoteKeepsSharers, 3, 2);
     catch(Mutation::SupplierMapsAtOnce, 3, 2);
+    catch(Mutation::GiveWhileBusy, 2, 0);
+    catch(Mutation::UnaskedAnswers, 2, 0);
 }

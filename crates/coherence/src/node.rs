@@ -115,6 +115,26 @@ impl NodePage {
         Ok(())
     }
 
+    /// Something from the home that this node did not ask for. A request that is under way stays so: the home has not
+    /// seen it yet, and will answer it by what it knows then.
+    pub(crate) fn unasked(
+        &mut self,
+        message: Message,
+        outbox: &mut Outbox<'_>,
+    ) -> Result<(), Illegal> {
+        match (self.state, message) {
+            (NodeState::Invalid, Message::GiveZero) => {
+                outbox.act(Action::InstallZero);
+                self.state = NodeState::Exclusive;
+            }
+            _ => return Err(Illegal("a page for a node that has it already")),
+        }
+        if mutated!(outbox.rules, UnaskedAnswers) {
+            self.pending = None;
+        }
+        Ok(())
+    }
+
     /// An answer to this node's request.
     pub(crate) fn answer(
         &mut self,

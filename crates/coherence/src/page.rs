@@ -51,6 +51,10 @@ pub(crate) enum Mutation {
     PromoteKeepsSharers,
     /// The supplier uses the pool before the others have dropped their copies.
     SupplierMapsAtOnce,
+    /// The home gives a page away unasked while it serves a request for it.
+    GiveWhileBusy,
+    /// A node that gets a page unasked forgets that it has asked for it.
+    UnaskedAnswers,
 }
 
 /// `true` if the rules carry this deliberate mistake; constant `false` outside of tests.
@@ -223,6 +227,7 @@ impl Page<'_> {
                 outbox.act(Action::DiscardDone);
                 Ok(())
             }
+            Message::GiveZero => self.node.unasked(message, outbox),
             Message::Grant(_) | Message::GrantZero | Message::UsePool(_) => {
                 self.node.answer(message, self.home, outbox)
             }

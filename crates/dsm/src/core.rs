@@ -1,5 +1,6 @@
 //! The engine's inside: runs the state machine of a page under its lock and carries out what comes out of it.
 
+use crate::ahead::Appetite;
 use crate::frames::Frame;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
 use crate::memory::{self, PageBuffer};
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) nodes: u16,
     pub(crate) hold_us: u32,
     pub(crate) zero_block: u64,
+    /// Of other nodes, for untouched pages of this home.
+    pub(crate) zeroes: Appetite,
     pub(crate) link: Arc<dyn PageLink>,
     pub(crate) uffds: Vec<Uffd>,
     pub(crate) pool: Option<Pool>,
@@ -45,7 +48,7 @@ pub(crate) struct Core {
 
 /// What a thread needs for its work, so that nothing is allocated for an event.
 pub(crate) struct Scratch {
-    actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     buffer: Box<PageBuffer>,
 }
 
@@ -176,6 +179,7 @@ impl Core {
         pool: Option<Pool>,
     ) -> Self {
         let options = &config.options;
+        let zero_block = u64::from(options.zero_block).clamp(1, crate::segment::BLOCK_PAGES);
         Self {
             rules: Rules::new(
                 config.me,
@@ -187,7 +191,8 @@ impl Core {
             ),
             nodes: config.nodes,
             hold_us: options.hold_us,
-            zero_block: u64::from(options.zero_block).clamp(1, crate::segment::BLOCK_PAGES),
+            zero_block,
+            zeroes: Appetite::for_zeroes(zero_block),
             link,
             uffds,
             pool,
@@ -378,7 +383,10 @@ impl Core {
     }
 
     pub(crate) fn send(&self, to: NodeId, page: PageNumber, message: Message, bytes: &[u8]) {
-        let frame = Frame::new(page, message);
+        self.send_frame(to, &Frame::new(page, message), bytes);
+    }
+
+    pub(crate) fn send_frame(&self, to: NodeId, frame: &Frame, bytes: &[u8]) {
         self.stats.frames_sent.add(1);
         self.stats
             .bytes_sent
@@ -421,7 +429,7 @@ impl Core {
         Ok(())
     }
 
-    fn granted(&self, record: &mut PageRecord) {
+    pub(crate) fn granted(&self, record: &mut PageRecord) {
         record.granted_us = self.now_us();
         self.answered(record);
     }

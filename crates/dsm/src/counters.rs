@@ -45,6 +45,8 @@ pub struct Counters {
     pub pages_received: u64,
     /// Pages filled with zeroes on first touch, block fill included.
     pub pages_zero_filled: u64,
+    /// Untouched pages of this home that went along with one that another node asked for.
+    pub zero_range_pages: u64,
     /// Copies dropped here because another node writes.
     pub invalidations: u64,
     /// Pages of which this node is the home that moved into the pool.
@@ -84,6 +86,7 @@ impl Counters {
             ("zero_pages_sent", self.zero_pages_sent),
             ("pages_received", self.pages_received),
             ("pages_zero_filled", self.pages_zero_filled),
+            ("zero_range_pages", self.zero_range_pages),
             ("invalidations", self.invalidations),
             ("promotions", self.promotions),
             ("pool_pages", self.pool_pages),

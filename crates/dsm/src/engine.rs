@@ -404,7 +404,10 @@ impl Engine {
             return Ok(()); // both were looked at by the caller
         };
         let event = Event::Message(from, message, payload);
-        SCRATCH.with_borrow_mut(|scratch| self.core.handle(segment, offset, event, scratch))
+        SCRATCH.with_borrow_mut(|scratch| {
+            self.core
+                .receive(segment, offset, header.tag, event, scratch)
+        })
     }
 
     fn settle(

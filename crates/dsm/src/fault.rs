@@ -164,7 +164,12 @@ impl Core {
         Ok(filled)
     }
 
-    fn zero_run(&self, segment: &Segment, run: Option<Range<u64>>) -> Result<u64, Failure> {
+    /// Fills a run of pages; returns its length.
+    pub(crate) fn zero_run(
+        &self,
+        segment: &Segment,
+        run: Option<Range<u64>>,
+    ) -> Result<u64, Failure> {
         let Some(run) = run else { return Ok(0) };
         let uffd = &self.uffds[segment.stripe(run.start)];
         let (mut address, end) = (segment.address(run.start), segment.address(run.end));

@@ -1,5 +1,6 @@
 //! Messages of the protocol as frames: the page number is the header's `arg`, small operands its `tag`.
 
+use crate::segment::CHUNK_PAGES;
 use lev_coherence::{Access, Demand, Message, Slot};
 use lev_wire::frame::Header;
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
@@ -7,7 +8,7 @@ use std::ops::RangeInclusive;
 
 /// Kinds of frames that belong to the engine; a channel that carries more than pages passes these to
 /// [`Engine::on_frame`](crate::Engine::on_frame).
-pub const FRAME_KINDS: RangeInclusive<u16> = GET..=CONTENTS;
+pub const FRAME_KINDS: RangeInclusive<u16> = GET..=GIVE_ZERO;
 
 const GET: u16 = 0x0D01;
 const DISCARD: u16 = 0x0D02;
@@ -21,11 +22,15 @@ const GRANT_ZERO: u16 = 0x0D09;
 const USE_POOL: u16 = 0x0D0A;
 const DISCARDED: u16 = 0x0D0B;
 const CONTENTS: u16 = 0x0D0C;
+const GIVE_ZERO: u16 = 0x0D0D;
 
 /// Tag of `FETCH`: this bit is the access, the others are the node.
 const FETCH_WRITE: u16 = 1 << 15;
 /// Tag of `CONTENTS`: all bytes are zero and none follow.
 const CONTENTS_ZERO: u16 = 1 << 1;
+
+/// Tag of `GIVE_ZERO`: so many pages, at most these.
+const CHUNK: u16 = CHUNK_PAGES as u16;
 
 /// A message as header and operand bytes. The bytes of a page, for [`Message::Contents`], are the caller's.
 pub(crate) struct Frame {
@@ -48,6 +53,7 @@ impl Frame {
             Message::Demand(Demand::Collect(slot)) => (COLLECT, 0, Some(slot)),
             Message::Grant(access) => (GRANT, access_bit(access), None),
             Message::GrantZero => (GRANT_ZERO, 0, None),
+            Message::GiveZero => (GIVE_ZERO, 1, None),
             Message::UsePool(slot) => (USE_POOL, 0, Some(slot)),
             Message::Discarded => (DISCARDED, 0, None),
             Message::Contents { access, zero } => (
@@ -72,6 +78,13 @@ impl Frame {
             operand: slot.unwrap_or(0).to_le_bytes(),
             operand_len,
         }
+    }
+
+    /// [`Message::GiveZero`] for `count` pages, `first` and those after it, all in one chunk.
+    pub(crate) fn give_zeroes(first: PageNumber, count: u16) -> Self {
+        let mut frame = Self::new(first, Message::GiveZero);
+        frame.header.tag = count;
+        frame
     }
 
     /// The operand bytes that follow the header, if any.
@@ -101,6 +114,7 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (COLLECT, 0) => return slot(payload).map(|slot| Message::Demand(Demand::Collect(slot))),
         (GRANT, tag) => Message::Grant(access(tag)?),
         (GRANT_ZERO, 0) => Message::GrantZero,
+        (GIVE_ZERO, 1..=CHUNK) => Message::GiveZero,
         (USE_POOL, 0) => return slot(payload).map(Message::UsePool),
         (DISCARDED, 0) => Message::Discarded,
         (CONTENTS, tag) => {
@@ -156,6 +170,7 @@ mod tests {
             Message::Installed,
             Message::Dropped,
             Message::GrantZero,
+            Message::GiveZero,
             Message::Discarded,
             Message::UsePool(0xABCD_EF01),
             Message::Demand(Demand::Drop),
@@ -186,6 +201,15 @@ mod tests {
             assert!(FRAME_KINDS.contains(&frame.header.kind));
             assert_eq!(frame.header.arg, 0x1234_5678_9ABC);
             assert_eq!(decode(&frame.header, &payload(&frame)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_run_of_zeroes_has_a_length() {
+        let run = Frame::give_zeroes(9, 64);
+        assert_eq!(decode(&run.header, &[]), Ok(Message::GiveZero));
+        for count in [0, 65] {
+            assert!(decode(&Frame::give_zeroes(9, count).header, &[]).is_err());
         }
     }
 

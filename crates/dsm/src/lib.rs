@@ -4,6 +4,7 @@
 //! through [`Engine::on_frame`]; both become events of the page's state machine, whose actions become system calls
 //! and frames. See `docs/design/0004-coherence.md`.
 
+mod ahead;
 mod api;
 mod core;
 mod counters;

@@ -71,7 +71,9 @@ pub fn spawn(
 pub fn serve_first() {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the calling thread (0), a valid policy and priority.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters) };
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters)
+    };
 }
 
 /// Asks the kernel not to add slack (50 us by default) to this thread's sleeps.
