@@ -82,8 +82,8 @@ impl RemoteVcpu {
         let shape = shape::of_vcpu_call(request, self.xsave_len).ok_or(libc::ENXIO)?;
         let value = (argument as u64).to_le_bytes();
         let counted = matches!(shape, Shape::Counted { .. });
-        // SAFETY: a counted argument begins with its count.
         let first = if counted {
+            // SAFETY: a counted argument begins with its count.
             unsafe { (argument as *const u32).read_unaligned() }
         } else {
             0

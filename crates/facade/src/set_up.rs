@@ -11,6 +11,7 @@ use lev_mesh::control::{ask_all, ControlClient};
 use lev_mesh::interrupts::{InterruptPeers, Link};
 use lev_mesh::message::{control, Configure, Configured};
 use lev_mesh::pages::PagePeers;
+use lev_mesh::peers::Parts;
 use lev_mesh::{host, Peers};
 use lev_transport::{connect, Channel, Credentials, Purpose};
 use lev_vcpu::Fabric;
@@ -184,20 +185,22 @@ fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> S
         Engine::start(config, Arc::clone(&pages) as Arc<dyn PageLink>),
     );
     let lost_names = Arc::clone(&names);
-    let peers = Peers::new(
-        NodeId::HEAD,
+    let peers = Peers::new(Parts {
+        me: NodeId::HEAD,
+        nodes,
         interrupts,
         pages,
-        Arc::clone(fabric),
-        Arc::clone(&engine),
-        nodes,
-        Box::new(move |node, reason| watch::lost(node, &lost_names[node.index()], &reason)),
-        Box::new(|index| {
+        fabric: Arc::clone(fabric),
+        engine: Arc::clone(&engine),
+        on_lost: Box::new(move |node, reason| {
+            watch::lost(node, &lost_names[node.index()], &reason)
+        }),
+        on_doorbell: Box::new(|index| {
             if let Some(vm) = vm::current() {
                 vm.doorbells.ring(index);
             }
         }),
-    );
+    });
     for node in others() {
         for purpose in [Purpose::Interrupt, Purpose::Page] {
             or_die(

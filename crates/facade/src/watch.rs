@@ -48,34 +48,6 @@ pub fn on_event(names: &[String], from: NodeId, event: Event) {
 pub fn start(vm: &'static Vm) {
     // SAFETY: a plain function without arguments.
     unsafe { libc::atexit(at_exit) };
-    if std::env::var_os("LEV_DEBUG").is_some() {
-        let _ = spawn("lev-debug", move || loop {
-            std::thread::sleep(std::time::Duration::from_secs(5));
-            fail::say(&serde_json::to_string(&own_report(vm)).unwrap_or_default());
-            for vcpu in vm.fabric.all_local() {
-                let apic = vcpu.apic();
-                fail::say(&format!(
-                    "{} mp {:?} view {:?} next {:?} ppr {:x} deadline {:?} now {}",
-                    vcpu.id,
-                    vcpu.mp_state(),
-                    apic.view(),
-                    apic.next_interrupt(),
-                    apic.processor_priority(),
-                    apic.timer_deadline(),
-                    lev_vcpu::clock::monotonic_ns()
-                ));
-                let s = apic.save(0);
-                let mut t = String::new();
-                for o in (0x20..0x400).step_by(16) {
-                    t += &format!(
-                        "{o:x}={:x} ",
-                        u32::from_le_bytes([s[o], s[o + 1], s[o + 2], s[o + 3]])
-                    );
-                }
-                fail::say(&t);
-            }
-        });
-    }
     if vm.workers().is_empty() {
         return;
     }

@@ -9,7 +9,8 @@ use std::io;
 /// alignment that lives through the call.
 pub unsafe fn ioctl(fd: i32, request: u32, argument: usize) -> io::Result<i32> {
     // SAFETY: the caller vouches for the argument; an unknown descriptor or request is an error, not undefined.
-    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, libc::c_ulong::from(request), argument) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_ioctl, fd, libc::c_ulong::from(request), argument) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

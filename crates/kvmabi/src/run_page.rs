@@ -236,8 +236,20 @@ mod tests {
     #[test]
     fn port_data_outside_the_page_are_refused() {
         let (_memory, page) = page();
-        page.copy_in(HEAD_LEN, &[1, 4, 0xf8, 0x03, 2, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(page.port_exit(), PortExit { out: true, size: 4, port: 0x3f8, count: 2, data_offset: 4096 });
+        page.copy_in(
+            HEAD_LEN,
+            &[1, 4, 0xf8, 0x03, 2, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
+        );
+        assert_eq!(
+            page.port_exit(),
+            PortExit {
+                out: true,
+                size: 4,
+                port: 0x3f8,
+                count: 2,
+                data_offset: 4096
+            }
+        );
         assert_eq!(page.port_data_range(), Some(4096..4104));
         page.copy_in(HEAD_LEN + 8, &12287u64.to_le_bytes());
         assert_eq!(page.port_data_range(), None);

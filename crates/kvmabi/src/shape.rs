@@ -38,21 +38,47 @@ pub const MAX_ENTRIES: usize = 4096;
 #[must_use]
 pub fn of_vcpu_call(request: u32, xsave_len: usize) -> Option<Shape> {
     Some(match request {
-        ioctl::GET_MSRS => Shape::Counted { header: 8, entry: 16, output: true },
-        ioctl::SET_MSRS => Shape::Counted { header: 8, entry: 16, output: false },
-        ioctl::SET_CPUID2 => Shape::Counted { header: 8, entry: 40, output: false },
-        ioctl::GET_CPUID2 => Shape::Counted { header: 8, entry: 40, output: true },
-        ioctl::GET_XSAVE2 => Shape::Fixed { len: xsave_len, input: false, output: true },
-        ioctl::SET_XSAVE => Shape::Fixed { len: xsave_len, input: true, output: false },
+        ioctl::GET_MSRS => Shape::Counted {
+            header: 8,
+            entry: 16,
+            output: true,
+        },
+        ioctl::SET_MSRS => Shape::Counted {
+            header: 8,
+            entry: 16,
+            output: false,
+        },
+        ioctl::SET_CPUID2 => Shape::Counted {
+            header: 8,
+            entry: 40,
+            output: false,
+        },
+        ioctl::GET_CPUID2 => Shape::Counted {
+            header: 8,
+            entry: 40,
+            output: true,
+        },
+        ioctl::GET_XSAVE2 => Shape::Fixed {
+            len: xsave_len,
+            input: false,
+            output: true,
+        },
+        ioctl::SET_XSAVE => Shape::Fixed {
+            len: xsave_len,
+            input: true,
+            output: false,
+        },
         ioctl::SET_SIGNAL_MASK
         | ioctl::SET_DEVICE_ATTR
         | ioctl::GET_DEVICE_ATTR
         | ioctl::HAS_DEVICE_ATTR => return None,
         _ => match (ioctl::direction(request), ioctl::size(request)) {
             (0, _) => Shape::Value,
-            (direction, len) => {
-                Shape::Fixed { len, input: direction & 1 != 0, output: direction & 2 != 0 }
-            }
+            (direction, len) => Shape::Fixed {
+                len,
+                input: direction & 1 != 0,
+                output: direction & 2 != 0,
+            },
         },
     })
 }
@@ -98,7 +124,14 @@ mod tests {
     #[test]
     fn fixed_sizes_come_from_the_number() {
         let shape = of_vcpu_call(ioctl::GET_REGS, 4096).unwrap();
-        assert_eq!(shape, Shape::Fixed { len: 0x90, input: false, output: true });
+        assert_eq!(
+            shape,
+            Shape::Fixed {
+                len: 0x90,
+                input: false,
+                output: true
+            }
+        );
         assert_eq!(of_vcpu_call(ioctl::NMI, 4096), Some(Shape::Value));
     }
 
@@ -108,7 +141,10 @@ mod tests {
         assert_eq!(shape.len(3), Some(8 + 48));
         assert_eq!(shape.len(u32::MAX), None);
         assert!(!shape.writes_back());
-        assert_eq!(of_vcpu_call(ioctl::GET_XSAVE2, 11008).unwrap().len(0), Some(11008));
+        assert_eq!(
+            of_vcpu_call(ioctl::GET_XSAVE2, 11008).unwrap().len(0),
+            Some(11008)
+        );
         assert_eq!(of_vcpu_call(ioctl::SET_SIGNAL_MASK, 4096), None);
     }
 }

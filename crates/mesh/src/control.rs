@@ -71,7 +71,10 @@ impl ControlClient {
                             kind::REPLY => this.answered(
                                 header.arg,
                                 header.tag,
-                                Answer { payload: payload.to_vec(), arrived_tsc },
+                                Answer {
+                                    payload: payload.to_vec(),
+                                    arrived_tsc,
+                                },
                             ),
                             kind::EVENT => match serde_json::from_slice(payload) {
                                 Ok(event) => on_event(node, event),
@@ -89,13 +92,16 @@ impl ControlClient {
     }
 
     fn heard(&self) {
-        self.heard_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.heard_ms
+            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Time since the worker last said anything.
     #[must_use]
     pub fn silence(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
     fn answered(&self, number: u64, status: u16, answer: Answer) {
@@ -136,7 +142,9 @@ impl ControlClient {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut answers, _) = self
             .changed
-            .wait_timeout_while(answers, ANSWER_LIMIT, |answers| !answers.contains_key(&number))
+            .wait_timeout_while(answers, ANSWER_LIMIT, |answers| {
+                !answers.contains_key(&number)
+            })
             .unwrap_or_else(PoisonError::into_inner);
         match answers.remove(&number) {
             Some((0, answer)) => Ok(answer),
@@ -173,7 +181,10 @@ pub fn ask_all(
     tag: u16,
     parts: &[&[u8]],
 ) -> Result<Vec<Answer>, MeshError> {
-    let numbers: Vec<_> = clients.iter().map(|client| client.begin(kind, tag, parts)).collect();
+    let numbers: Vec<_> = clients
+        .iter()
+        .map(|client| client.begin(kind, tag, parts))
+        .collect();
     let answers: Vec<_> = clients
         .iter()
         .zip(numbers)

@@ -40,13 +40,28 @@ impl fmt::Display for MeshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Channel(error) => write!(f, "{error}"),
-            Self::Refused { node, errno, message } if message.is_empty() => {
-                write!(f, "{node} refused: {}", std::io::Error::from_raw_os_error(*errno))
+            Self::Refused {
+                node,
+                errno,
+                message,
+            } if message.is_empty() => {
+                write!(
+                    f,
+                    "{node} refused: {}",
+                    std::io::Error::from_raw_os_error(*errno)
+                )
             }
             Self::Refused { node, message, .. } => write!(f, "{node}: {message}"),
             Self::Protocol { node, what } => write!(f, "{node} broke the protocol: {what}"),
-            Self::Silent { node, request, seconds } => {
-                write!(f, "{node} did not answer request {request} within {seconds} s")
+            Self::Silent {
+                node,
+                request,
+                seconds,
+            } => {
+                write!(
+                    f,
+                    "{node} did not answer request {request} within {seconds} s"
+                )
             }
         }
     }

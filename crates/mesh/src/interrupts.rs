@@ -40,7 +40,10 @@ impl InterruptPeers {
         Self {
             me,
             senders: (0..nodes).map(|_| OnceLock::new()).collect(),
-            counters: InterruptCounters { sent: numbers(), received: numbers() },
+            counters: InterruptCounters {
+                sent: numbers(),
+                received: numbers(),
+            },
             view_sequence: AtomicU64::new(0),
             views_seen: Mutex::new(vec![0; nodes]),
             changed: Condvar::new(),
@@ -63,17 +66,25 @@ impl InterruptPeers {
     /// Interrupts sent to `node` so far.
     #[must_use]
     pub fn sent_to(&self, node: NodeId) -> u64 {
-        self.counters.sent.get(node.index()).map_or(0, |count| count.load(Ordering::SeqCst))
+        self.counters
+            .sent
+            .get(node.index())
+            .map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
     /// Waits until `count` interrupts from `node` have arrived: an exit that QEMU completed after raising an
     /// interrupt must not overtake it. False if they did not come within `limit`.
     pub fn wait_received(&self, node: NodeId, count: u64, limit: Duration) -> bool {
-        let Some(received) = self.counters.received.get(node.index()) else { return false };
+        let Some(received) = self.counters.received.get(node.index()) else {
+            return false;
+        };
         if received.load(Ordering::SeqCst) >= count {
             return true;
         }
-        let guard = self.views_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self
+            .views_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let (_guard, time) = self
             .changed
             .wait_timeout_while(guard, limit, |_| received.load(Ordering::SeqCst) < count)
@@ -110,7 +121,9 @@ impl InterruptPeers {
             kind::INTERRUPT => {
                 let interrupt = Interrupt::decode(payload)
                     .ok_or_else(|| format!("bad interrupt of {} bytes", payload.len()))?;
-                let local = fabric.local(vcpu).ok_or_else(|| format!("interrupt for vCPU {vcpu}"))?;
+                let local = fabric
+                    .local(vcpu)
+                    .ok_or_else(|| format!("interrupt for vCPU {vcpu}"))?;
                 local.accept(&interrupt);
                 self.counters.received[from.index()].fetch_add(1, Ordering::SeqCst);
                 self.notify();
@@ -122,14 +135,19 @@ impl InterruptPeers {
                 self.send(from, kind::VIEW_SEEN, 0, header.arg, &[]);
             }
             kind::VIEW_SEEN => {
-                let mut seen = self.views_seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut seen = self
+                    .views_seen
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 let last = &mut seen[from.index()];
                 *last = (*last).max(header.arg);
                 drop(seen);
                 self.changed.notify_all();
             }
             kind::CANCEL_RUN => {
-                let local = fabric.local(vcpu).ok_or_else(|| format!("kick for vCPU {vcpu}"))?;
+                let local = fabric
+                    .local(vcpu)
+                    .ok_or_else(|| format!("kick for vCPU {vcpu}"))?;
                 local.cancel_run(header.arg);
             }
             kind::DOORBELL => ring(header.arg),
@@ -140,7 +158,11 @@ impl InterruptPeers {
 
     fn notify(&self) {
         // The lock orders the count before a waiter's check.
-        drop(self.views_seen.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(
+            self.views_seen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         self.changed.notify_all();
     }
 }
@@ -152,7 +174,8 @@ impl InterruptLink for Link {
     fn interrupt(&self, to: NodeId, vcpu: u32, interrupt: &Interrupt) {
         if let Some(sent) = self.0.counters.sent.get(to.index()) {
             sent.fetch_add(1, Ordering::SeqCst);
-            self.0.send(to, kind::INTERRUPT, vcpu as u16, 0, &interrupt.encode());
+            self.0
+                .send(to, kind::INTERRUPT, vcpu as u16, 0, &interrupt.encode());
         }
     }
 
@@ -168,13 +191,17 @@ impl InterruptLink for Link {
                 asked.push(index);
             }
         }
-        let seen = peers.views_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = peers
+            .views_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let _ = peers.changed.wait_timeout_while(seen, VIEW_LIMIT, |seen| {
             asked.iter().any(|index| seen[*index] < sequence)
         });
     }
 
     fn doorbell(&self, index: u32) {
-        self.0.send(NodeId::HEAD, kind::DOORBELL, 0, u64::from(index), &[]);
+        self.0
+            .send(NodeId::HEAD, kind::DOORBELL, 0, u64::from(index), &[]);
     }
 }

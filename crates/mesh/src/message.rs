@@ -138,12 +138,24 @@ pub struct DoorbellMessage {
 
 impl From<&Doorbell> for DoorbellMessage {
     fn from(bell: &Doorbell) -> Self {
-        Self { index: bell.index, address: bell.address, len: bell.len, value: bell.value, port: bell.port }
+        Self {
+            index: bell.index,
+            address: bell.address,
+            len: bell.len,
+            value: bell.value,
+            port: bell.port,
+        }
     }
 }
 
 impl From<DoorbellMessage> for Doorbell {
     fn from(bell: DoorbellMessage) -> Self {
-        Self { index: bell.index, address: bell.address, len: bell.len, value: bell.value, port: bell.port }
+        Self {
+            index: bell.index,
+            address: bell.address,
+            len: bell.len,
+            value: bell.value,
+            port: bell.port,
+        }
     }
 }

@@ -15,7 +15,9 @@ impl PagePeers {
     /// Channels in a cluster of `nodes`.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
-        Self { senders: (0..nodes).map(|_| OnceLock::new()).collect() }
+        Self {
+            senders: (0..nodes).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     /// A peer's channel is up.
@@ -28,7 +30,11 @@ impl PagePeers {
     /// Bytes sent to all peers.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
-        self.senders.iter().filter_map(OnceLock::get).map(Sender::bytes).sum()
+        self.senders
+            .iter()
+            .filter_map(OnceLock::get)
+            .map(Sender::bytes)
+            .sum()
     }
 }
 
@@ -37,7 +43,10 @@ impl PageLink for PagePeers {
         if let Some(sender) = self.senders.get(to.index()).and_then(OnceLock::get) {
             // A frame that is not sent would leave somebody waiting for ever. Closing the channel makes its receiver
             // report the peer as lost.
-            if sender.send(header.kind, header.tag, header.arg, parts).is_err() {
+            if sender
+                .send(header.kind, header.tag, header.arg, parts)
+                .is_err()
+            {
                 sender.shutdown();
             }
         }

@@ -15,6 +15,26 @@ pub type OnLost = Box<dyn Fn(NodeId, String) + Send + Sync>;
 /// Called on the head for a doorbell that a worker's guest code rang.
 pub type OnDoorbell = Box<dyn Fn(u64) + Send + Sync>;
 
+/// What [`Peers`] are made of.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// Nodes of the cluster.
+    pub nodes: usize,
+    /// Interrupt channels.
+    pub interrupts: Arc<InterruptPeers>,
+    /// Page channels.
+    pub pages: Arc<PagePeers>,
+    /// Where interrupts go.
+    pub fabric: Arc<Fabric>,
+    /// Where page frames go.
+    pub engine: Arc<Engine>,
+    /// A peer is gone.
+    pub on_lost: OnLost,
+    /// A doorbell was rung.
+    pub on_doorbell: OnDoorbell,
+}
+
 /// One node's channels to all others.
 pub struct Peers {
     me: NodeId,
@@ -35,28 +55,19 @@ pub struct Peers {
 impl Peers {
     /// Joins the parts; channels come with [`Self::attach`].
     #[must_use]
-    pub fn new(
-        me: NodeId,
-        interrupts: Arc<InterruptPeers>,
-        pages: Arc<PagePeers>,
-        fabric: Arc<Fabric>,
-        engine: Arc<Engine>,
-        nodes: usize,
-        on_lost: OnLost,
-        on_doorbell: OnDoorbell,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            me,
-            nodes,
-            interrupts,
-            pages,
-            fabric,
-            engine,
-            attached: Mutex::new(vec![(false, false); nodes]),
+            attached: Mutex::new(vec![(false, false); parts.nodes]),
             changed: Condvar::new(),
             closing: AtomicBool::new(false),
-            on_lost,
-            on_doorbell,
+            me: parts.me,
+            nodes: parts.nodes,
+            interrupts: parts.interrupts,
+            pages: parts.pages,
+            fabric: parts.fabric,
+            engine: parts.engine,
+            on_lost: parts.on_lost,
+            on_doorbell: parts.on_doorbell,
         })
     }
 
@@ -124,7 +135,11 @@ impl Peers {
     fn mark(&self, node: NodeId, purpose: Purpose) -> Result<(), String> {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = &mut attached[node.index()];
-        let flag = if matches!(purpose, Purpose::Interrupt) { &mut entry.0 } else { &mut entry.1 };
+        let flag = if matches!(purpose, Purpose::Interrupt) {
+            &mut entry.0
+        } else {
+            &mut entry.1
+        };
         if std::mem::replace(flag, true) {
             return Err(format!("{node} already has a channel for {purpose:?}"));
         }
@@ -170,5 +185,7 @@ impl Peers {
 /// # Errors
 /// The system has no room for a thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    lev_dsm::threads::spawn(name.to_owned(), body).map(|_| ()).map_err(|error| error.to_string())
+    lev_dsm::threads::spawn(name.to_owned(), body)
+        .map(|_| ())
+        .map_err(|error| error.to_string())
 }

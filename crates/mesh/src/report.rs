@@ -42,7 +42,10 @@ pub struct VcpuReport {
 }
 
 fn map(pairs: Vec<(&'static str, u64)>) -> BTreeMap<String, u64> {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// Collects a node's counters.
@@ -56,7 +59,10 @@ pub fn collect(
 ) -> NodeReport {
     let counters = engine.map(Engine::counters).unwrap_or_default();
     let total = |numbers: &[std::sync::atomic::AtomicU64]| {
-        numbers.iter().map(|number| number.load(Ordering::Relaxed)).sum()
+        numbers
+            .iter()
+            .map(|number| number.load(Ordering::Relaxed))
+            .sum()
     };
     let mut latency = BTreeMap::new();
     for percent in [50, 99] {
@@ -77,12 +83,26 @@ pub fn collect(
             })
             .collect(),
         interrupts: BTreeMap::from([
-            ("sent".to_owned(), peers.map_or(0, |peers| total(&peers.counters().sent))),
-            ("received".to_owned(), peers.map_or(0, |peers| total(&peers.counters().received))),
+            (
+                "sent".to_owned(),
+                peers.map_or(0, |peers| total(&peers.counters().sent)),
+            ),
+            (
+                "received".to_owned(),
+                peers.map_or(0, |peers| total(&peers.counters().received)),
+            ),
         ]),
-        memory: if engine.is_some() { map(counters.named()) } else { BTreeMap::new() },
+        memory: if engine.is_some() {
+            map(counters.named())
+        } else {
+            BTreeMap::new()
+        },
         fault_latency_ns: latency,
-        hot_pages: counters.hot_pages.iter().map(|page| (page.page, page.faults)).collect(),
+        hot_pages: counters
+            .hot_pages
+            .iter()
+            .map(|page| (page.page, page.faults))
+            .collect(),
         peak_rss,
         cpu_ns,
     }
@@ -96,5 +116,8 @@ fn resources() -> (u64, u64) {
         usage
     };
     let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
-    (usage.ru_maxrss as u64 * 1024, ns(usage.ru_utime) + ns(usage.ru_stime))
+    (
+        usage.ru_maxrss as u64 * 1024,
+        ns(usage.ru_utime) + ns(usage.ru_stime),
+    )
 }

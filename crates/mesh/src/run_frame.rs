@@ -11,7 +11,11 @@ pub fn encode_run(page: &RunPage, interrupts_sent: u64, out: &mut Vec<u8>) {
     let reason = page.exit_reason();
     let completes = matches!(
         reason,
-        k::KVM_EXIT_MMIO | k::KVM_EXIT_IO | k::KVM_EXIT_X86_RDMSR | k::KVM_EXIT_X86_WRMSR | k::KVM_EXIT_HYPERCALL
+        k::KVM_EXIT_MMIO
+            | k::KVM_EXIT_IO
+            | k::KVM_EXIT_X86_RDMSR
+            | k::KVM_EXIT_X86_WRMSR
+            | k::KVM_EXIT_HYPERCALL
     );
     out.clear();
     out.extend_from_slice(&interrupts_sent.to_le_bytes());
@@ -52,18 +56,27 @@ pub fn apply_run(page: &RunPage, payload: &[u8]) -> Result<u64, String> {
     if *completes != 0 {
         let union = rest.get(HEAD_LEN..HEAD_LEN + UNION_LEN).ok_or_else(short)?;
         let reason = page.exit_reason();
-        let port = (reason == k::KVM_EXIT_IO).then(|| page.port_data_range()).flatten();
+        let port = (reason == k::KVM_EXIT_IO)
+            .then(|| page.port_data_range())
+            .flatten();
         match (reason, port) {
             // Only the data may be written: where they stand in the page is the kernel's business.
             (k::KVM_EXIT_IO, Some(range)) => {
                 let data = &rest[HEAD_LEN + UNION_LEN..];
                 if data.len() != range.len() {
-                    return Err(format!("{} bytes of port data instead of {}", data.len(), range.len()));
+                    return Err(format!(
+                        "{} bytes of port data instead of {}",
+                        data.len(),
+                        range.len()
+                    ));
                 }
                 page.copy_in(range.start, data);
             }
             (
-                k::KVM_EXIT_MMIO | k::KVM_EXIT_X86_RDMSR | k::KVM_EXIT_X86_WRMSR | k::KVM_EXIT_HYPERCALL,
+                k::KVM_EXIT_MMIO
+                | k::KVM_EXIT_X86_RDMSR
+                | k::KVM_EXIT_X86_WRMSR
+                | k::KVM_EXIT_HYPERCALL,
                 _,
             ) => page.copy_in(HEAD_LEN, union),
             _ => {}
@@ -86,7 +99,11 @@ pub fn apply_exit(page: &RunPage, payload: &[u8]) -> Result<(), String> {
     if page.exit_reason() == k::KVM_EXIT_IO {
         let range = page.port_data_range().ok_or("port data outside the page")?;
         if data.len() != range.len() {
-            return Err(format!("{} bytes of port data instead of {}", data.len(), range.len()));
+            return Err(format!(
+                "{} bytes of port data instead of {}",
+                data.len(),
+                range.len()
+            ));
         }
         page.copy_in(range.start, data);
     }
@@ -104,7 +121,27 @@ mod tests {
 
     fn port_exit(page: &RunPage, out: bool) {
         page.set_exit_reason(k::KVM_EXIT_IO);
-        page.copy_in(HEAD_LEN, &[u8::from(out), 2, 0xfc, 0x0c, 1, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
+        page.copy_in(
+            HEAD_LEN,
+            &[
+                u8::from(out),
+                2,
+                0xfc,
+                0x0c,
+                1,
+                0,
+                0,
+                0,
+                0,
+                0x10,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ],
+        );
     }
 
     #[test]

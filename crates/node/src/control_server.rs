@@ -69,7 +69,9 @@ impl ControlServer {
     }
 
     fn reply(&self, number: u64, errno: i32, payload: &[u8]) -> Result<(), String> {
-        self.sender.send(kind::REPLY, errno as u16, number, &[payload]).map_err(|error| error.to_string())
+        self.sender
+            .send(kind::REPLY, errno as u16, number, &[payload])
+            .map_err(|error| error.to_string())
     }
 
     fn perform(&self, header: Header, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -99,7 +101,9 @@ impl ControlServer {
             kind::CLEAR_DIRTY_LOG => worker.clear_dirty_log(payload)?,
             kind::DOORBELLS => {
                 let bells: Vec<DoorbellMessage> = parse(payload)?;
-                worker.fabric.set_doorbells(bells.into_iter().map(Into::into).collect());
+                worker
+                    .fabric
+                    .set_doorbells(bells.into_iter().map(Into::into).collect());
             }
             kind::SET_CLOCK => {
                 let offset = payload
@@ -109,7 +113,10 @@ impl ControlServer {
             }
             kind::REPORT => return Ok(report_of(&worker)),
             other => {
-                return Err(Refusal::because(libc::EINVAL, format!("unknown control request {other}")));
+                return Err(Refusal::because(
+                    libc::EINVAL,
+                    format!("unknown control request {other}"),
+                ));
             }
         }
         Ok(Vec::new())
@@ -118,10 +125,16 @@ impl ControlServer {
     fn configure(&self, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
         let configure: Configure = parse(payload)?;
         if configure.node.index() >= configure.cluster.nodes.len() {
-            return Err(Refusal::because(libc::EINVAL, format!("{} is not in the cluster", configure.node)));
+            return Err(Refusal::because(
+                libc::EINVAL,
+                format!("{} is not in the cluster", configure.node),
+            ));
         }
         if self.place.wait(Duration::ZERO).is_some() {
-            return Err(Refusal::because(libc::EBUSY, "the worker already serves a VM"));
+            return Err(Refusal::because(
+                libc::EBUSY,
+                "the worker already serves a VM",
+            ));
         }
         let sender = self.sender.clone();
         let on_lost = Box::new(move |node: NodeId, reason: String| {
@@ -131,7 +144,12 @@ impl ControlServer {
         let sender = self.sender.clone();
         let on_fatal = Box::new(move |error: lev_dsm::DsmError| {
             events::error(&error.to_string(), None);
-            tell(&sender, &Event::Failed { message: error.to_string() });
+            tell(
+                &sender,
+                &Event::Failed {
+                    message: error.to_string(),
+                },
+            );
         });
         let worker = Worker::new(configure, on_lost, on_fatal)?;
         self.place.set(Arc::new(worker));
@@ -146,7 +164,14 @@ impl ControlServer {
     /// Connects to the workers with higher numbers; the others connect to this one.
     fn join(&self, worker: &Arc<Worker>) -> Result<(), Refusal> {
         let me = worker.configure.node;
-        for (index, node) in worker.configure.cluster.nodes.iter().enumerate().skip(me.index() + 1) {
+        for (index, node) in worker
+            .configure
+            .cluster
+            .nodes
+            .iter()
+            .enumerate()
+            .skip(me.index() + 1)
+        {
             let to = NodeId(index as u16);
             let address = node
                 .address
@@ -155,7 +180,10 @@ impl ControlServer {
             for purpose in [Purpose::Interrupt, Purpose::Page] {
                 let channel = connect(address, to, purpose, &self.credentials, JOIN_LIMIT)
                     .map_err(|error| Refusal::because(libc::ECONNREFUSED, error.to_string()))?;
-                worker.peers.attach(channel).map_err(|what| Refusal::because(libc::EPROTO, what))?;
+                worker
+                    .peers
+                    .attach(channel)
+                    .map_err(|what| Refusal::because(libc::EPROTO, what))?;
             }
         }
         let missing = worker.peers.wait_all(JOIN_LIMIT);
@@ -163,7 +191,10 @@ impl ControlServer {
             Ok(())
         } else {
             let names: Vec<_> = missing.iter().map(NodeId::to_string).collect();
-            Err(Refusal::because(libc::ETIMEDOUT, format!("no connection from {}", names.join(", "))))
+            Err(Refusal::because(
+                libc::ETIMEDOUT,
+                format!("no connection from {}", names.join(", ")),
+            ))
         }
     }
 
@@ -188,9 +219,11 @@ fn parse<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
 }
 
 fn region(payload: &[u8]) -> Result<k::kvm_userspace_memory_region, Refusal> {
-    let bytes: &[u8; 32] =
-        payload.try_into().map_err(|_| Refusal::because(libc::EINVAL, "bad memory slot"))?;
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let bytes: &[u8; 32] = payload
+        .try_into()
+        .map_err(|_| Refusal::because(libc::EINVAL, "bad memory slot"))?;
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let wide = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     Ok(k::kvm_userspace_memory_region {
         slot: word(0),
@@ -204,8 +237,7 @@ fn region(payload: &[u8]) -> Result<k::kvm_userspace_memory_region, Refusal> {
 fn report_of(worker: &Worker) -> Vec<u8> {
     let node = worker.configure.node;
     let name = &worker.configure.cluster.nodes[node.index()].name;
-    let report =
-        report::collect(
+    let report = report::collect(
         node.0,
         name,
         &worker.fabric,
@@ -223,6 +255,12 @@ fn memory_available() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches(" kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .map_or(0, |kib| kib * 1024)
 }

@@ -39,7 +39,11 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Serve { listen, secret_file, name } => serve::run(&listen, &secret_file, &name),
+        Command::Serve {
+            listen,
+            secret_file,
+            name,
+        } => serve::run(&listen, &secret_file, &name),
         Command::Probe => {
             println!("{}", probe::report());
             ExitCode::SUCCESS

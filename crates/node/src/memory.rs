@@ -27,7 +27,10 @@ impl Window {
                 BASE as *mut libc::c_void,
                 WINDOW,
                 libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
+                libc::MAP_PRIVATE
+                    | libc::MAP_ANONYMOUS
+                    | libc::MAP_NORESERVE
+                    | libc::MAP_FIXED_NOREPLACE,
                 -1,
                 0,
             )
@@ -60,7 +63,11 @@ impl Window {
         if end > BASE + WINDOW {
             return Err(bad("segment crosses the window's end"));
         }
-        if self.mapped.iter().any(|range| range.start < end && start < range.end) {
+        if self
+            .mapped
+            .iter()
+            .any(|range| range.start < end && start < range.end)
+        {
             return Err(bad("segment overlaps another one"));
         }
         // SAFETY: inside our own reservation, in a part that is not in use yet (checked).

@@ -45,12 +45,20 @@ fn run_a_guest() -> Result<u32, String> {
             _ => format!("/dev/kvm: {error}"),
         }
     })?;
-    let failed = |step: &'static str| move |error: std::io::Error| format!("KVM does not work: {step}: {error}");
+    let failed = |step: &'static str| {
+        move |error: std::io::Error| format!("KVM does not work: {step}: {error}")
+    };
     // SAFETY: CREATE_VM and CREATE_VCPU take numbers.
-    let vm = owned(unsafe { os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0) }.map_err(failed("create VM"))?);
+    let vm = owned(
+        unsafe { os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0) }
+            .map_err(failed("create VM"))?,
+    );
     let memory = guest_memory(&vm).map_err(failed("memory slot"))?;
     // SAFETY: as above.
-    let vcpu = owned(unsafe { os::ioctl(vm.as_raw_fd(), ioctl::CREATE_VCPU, 0) }.map_err(failed("create vCPU"))?);
+    let vcpu = owned(
+        unsafe { os::ioctl(vm.as_raw_fd(), ioctl::CREATE_VCPU, 0) }
+            .map_err(failed("create vCPU"))?,
+    );
     let page = map_run_page(device.as_raw_fd(), &vcpu).map_err(failed("map kvm_run"))?;
     enter_long_mode(&vcpu).map_err(failed("set registers"))?;
     // SAFETY: KVM_RUN and GET_TSC_KHZ take no argument.
@@ -135,7 +143,12 @@ pub fn map_run_page(device: i32, vcpu: &OwnedFd) -> std::io::Result<RunPage> {
 
 fn enter_long_mode(vcpu: &OwnedFd) -> std::io::Result<()> {
     let mut sregs = k::kvm_sregs::default();
-    let mut regs = k::kvm_regs { rip: 0x4000, rsp: 0x8000, rflags: 2, ..Default::default() };
+    let mut regs = k::kvm_regs {
+        rip: 0x4000,
+        rsp: 0x8000,
+        rflags: 2,
+        ..Default::default()
+    };
     // SAFETY: the calls take exactly these structures.
     unsafe {
         os::ioctl_with(vcpu.as_raw_fd(), ioctl::GET_SREGS, &mut sregs)?;
@@ -153,7 +166,13 @@ fn enter_long_mode(vcpu: &OwnedFd) -> std::io::Result<()> {
             db: 1,
             ..Default::default()
         };
-        sregs.cs = k::kvm_segment { selector: 8, type_: 11, l: 1, db: 0, ..flat };
+        sregs.cs = k::kvm_segment {
+            selector: 8,
+            type_: 11,
+            l: 1,
+            db: 0,
+            ..flat
+        };
         (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
         os::ioctl_with(vcpu.as_raw_fd(), ioctl::SET_SREGS, &mut sregs)?;
         os::ioctl_with(vcpu.as_raw_fd(), ioctl::SET_REGS, &mut regs)?;

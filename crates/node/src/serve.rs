@@ -131,11 +131,15 @@ fn admit(
     match purpose {
         Purpose::Vcpu(number) => {
             let Some(vcpu) = worker.fabric.local(number).cloned() else {
-                events::log(&format!("{from}: channel for vCPU {number}, which is not here"));
+                events::log(&format!(
+                    "{from}: channel for vCPU {number}, which is not here"
+                ));
                 return;
             };
             let reason = vcpu_thread::serve(&worker, &vcpu, channel);
-            worker.peers.lost(NodeId::HEAD, format!("vCPU {number}: {reason}"));
+            worker
+                .peers
+                .lost(NodeId::HEAD, format!("vCPU {number}: {reason}"));
         }
         _ => {
             if let Err(what) = worker.peers.attach(channel) {
@@ -156,9 +160,15 @@ fn serve_control(place: &Arc<Place>, credentials: &Arc<Credentials>, channel: Ch
     };
     let _ = spawn("lev-watch", move || loop {
         std::thread::sleep(Duration::from_millis(500));
-        let silence = heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let silence = heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed();
         if silence > SILENCE_LIMIT {
-            end(&format!("the head has been silent for {:.1} s", silence.as_secs_f64()));
+            end(&format!(
+                "the head has been silent for {:.1} s",
+                silence.as_secs_f64()
+            ));
         }
     });
     let reason = loop {

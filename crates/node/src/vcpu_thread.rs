@@ -33,9 +33,25 @@ pub fn serve(worker: &Arc<Worker>, vcpu: &Arc<Vcpu>, channel: Channel) -> String
         let result = match header.kind {
             kind::CALL => {
                 let request = header.arg as u32;
-                perform(worker, vcpu, request, xsave_len, payload, &mut buffer, &sender)
+                perform(
+                    worker,
+                    vcpu,
+                    request,
+                    xsave_len,
+                    payload,
+                    &mut buffer,
+                    &sender,
+                )
             }
-            kind::RUN => run(worker, vcpu, &mut runner, header.arg, payload, &mut frame, &sender),
+            kind::RUN => run(
+                worker,
+                vcpu,
+                &mut runner,
+                header.arg,
+                payload,
+                &mut frame,
+                &sender,
+            ),
             other => Err(format!("vCPU frame of kind {other}")),
         };
         if let Err(what) = result {
@@ -54,8 +70,14 @@ fn run(
     sender: &Sender,
 ) -> Result<(), String> {
     let interrupts = run_frame::apply_run(&vcpu.page, payload)?;
-    if !worker.peers.interrupts.wait_received(NodeId::HEAD, interrupts, ORDER_LIMIT) {
-        return Err(format!("{interrupts} interrupts from the head did not arrive"));
+    if !worker
+        .peers
+        .interrupts
+        .wait_received(NodeId::HEAD, interrupts, ORDER_LIMIT)
+    {
+        return Err(format!(
+            "{interrupts} interrupts from the head did not arrive"
+        ));
     }
     let errno = match runner.run(vcpu, &worker.fabric, Caller::Remote(number)) {
         Outcome::Exit => 0,
@@ -63,7 +85,9 @@ fn run(
         Outcome::Failed(errno) => errno,
     };
     run_frame::encode_exit(&vcpu.page, frame);
-    sender.send(kind::EXIT, errno as u16, number, &[frame]).map_err(|error| error.to_string())
+    sender
+        .send(kind::EXIT, errno as u16, number, &[frame])
+        .map_err(|error| error.to_string())
 }
 
 fn perform(
@@ -76,13 +100,17 @@ fn perform(
     sender: &Sender,
 ) -> Result<(), String> {
     let answer = |errno: i32, value: i32, data: &[u8]| {
-        sender.send(kind::CALLED, errno as u16, value as u32 as u64, &[data]).map_err(|error| error.to_string())
+        sender
+            .send(kind::CALLED, errno as u16, value as u32 as u64, &[data])
+            .map_err(|error| error.to_string())
     };
     let shape = match shape::of_vcpu_call(request, xsave_len) {
         Some(shape) if ioctl::is_kvm(request) && request != ioctl::RUN => shape,
         _ => return answer(libc::ENOTTY, 0, &[]),
     };
-    let first = payload.get(..4).map_or(0, |w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+    let first = payload
+        .get(..4)
+        .map_or(0, |w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
     let len = match shape.len(first) {
         Some(len) if len <= buffer.len() * 8 => len,
         _ => return Err(format!("vCPU call {request:#x} with {first} entries")),
@@ -93,21 +121,34 @@ fn perform(
         _ => 0,
     };
     if payload.len() != expected {
-        return Err(format!("vCPU call {request:#x}: {} bytes instead of {expected}", payload.len()));
+        return Err(format!(
+            "vCPU call {request:#x}: {} bytes instead of {expected}",
+            payload.len()
+        ));
     }
     // SAFETY: `len` and `payload.len()` are at most the buffer's size (checked, or 8).
-    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<u8>(), len.max(8)) };
+    let bytes =
+        unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<u8>(), len.max(8)) };
     bytes.fill(0);
     bytes[..payload.len()].copy_from_slice(payload);
     let argument = match shape {
         Shape::Value => u64::from_le_bytes([
-            payload[0], payload[1], payload[2], payload[3], payload[4], payload[5], payload[6], payload[7],
+            payload[0], payload[1], payload[2], payload[3], payload[4], payload[5], payload[6],
+            payload[7],
         ]) as usize,
         _ => bytes.as_mut_ptr() as usize,
     };
     // SAFETY: the argument is a number, or points to `len` bytes of the call's own shape, aligned to 8.
     match unsafe { call(vcpu, &worker.fabric, request, argument) } {
-        Ok(value) => answer(0, value, if shape.writes_back() { &bytes[..len] } else { &[] }),
+        Ok(value) => answer(
+            0,
+            value,
+            if shape.writes_back() {
+                &bytes[..len]
+            } else {
+                &[]
+            },
+        ),
         Err(CallError::Errno(errno)) => answer(errno, 0, &[]),
         Err(CallError::MissingFeatures(missing)) => {
             let message = format!(

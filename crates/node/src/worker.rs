@@ -8,7 +8,7 @@ use lev_kvmabi::{ioctl, os};
 use lev_mesh::interrupts::{InterruptPeers, Link};
 use lev_mesh::message::{Configure, Segment};
 use lev_mesh::pages::PagePeers;
-use lev_mesh::peers::{OnLost, Peers};
+use lev_mesh::peers::{OnLost, Parts, Peers};
 use lev_vcpu::{Fabric, Vcpu};
 use lev_wire::NodeId;
 use std::collections::HashMap;
@@ -28,13 +28,19 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with a sentence.
     pub fn because(errno: i32, message: impl Into<String>) -> Self {
-        Self { errno, message: message.into() }
+        Self {
+            errno,
+            message: message.into(),
+        }
     }
 }
 
 impl From<std::io::Error> for Refusal {
     fn from(error: std::io::Error) -> Self {
-        Self { errno: error.raw_os_error().unwrap_or(libc::EIO), message: String::new() }
+        Self {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            message: String::new(),
+        }
     }
 }
 
@@ -78,16 +84,20 @@ impl Worker {
             .open("/dev/kvm")
             .map_err(|error| Refusal::because(libc::ENODEV, format!("/dev/kvm: {error}")))?;
         // SAFETY: CREATE_VM takes a number; the result is a new descriptor.
-        let vm = unsafe {
-            OwnedFd::from_raw_fd(os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0)?)
-        };
+        let vm =
+            unsafe { OwnedFd::from_raw_fd(os::ioctl(device.as_raw_fd(), ioctl::CREATE_VM, 0)?) };
         if !lev_vcpu::x2apic::enable(vm.as_raw_fd()) {
             let message = "this kernel's KVM cannot report invalid MSR accesses: Linux 5.10 or newer is needed";
             return Err(Refusal::because(libc::EOPNOTSUPP, message));
         }
         let cluster = &configure.cluster;
         let nodes = cluster.nodes.len();
-        let vcpus = cluster.nodes.iter().flat_map(|node| &node.vcpus).max().map_or(0, |last| last + 1);
+        let vcpus = cluster
+            .nodes
+            .iter()
+            .flat_map(|node| &node.vcpus)
+            .max()
+            .map_or(0, |last| last + 1);
         let mut owners = vec![NodeId::HEAD; vcpus as usize];
         for (index, node) in cluster.nodes.iter().enumerate() {
             for vcpu in &node.vcpus {
@@ -106,18 +116,19 @@ impl Worker {
             on_fatal,
         };
         let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
-        let peers = Peers::new(
-            configure.node,
+        let peers = Peers::new(Parts {
+            me: configure.node,
+            nodes,
             interrupts,
             pages,
-            Arc::clone(&fabric),
-            Arc::clone(&engine),
-            nodes,
+            fabric: Arc::clone(&fabric),
+            engine: Arc::clone(&engine),
             on_lost,
-            Box::new(|_| ()),
-        );
-        let window = Window::reserve()
-            .map_err(|error| Refusal::because(libc::ENOMEM, format!("cannot reserve addresses: {error}")))?;
+            on_doorbell: Box::new(|_| ()),
+        });
+        let window = Window::reserve().map_err(|error| {
+            Refusal::because(libc::ENOMEM, format!("cannot reserve addresses: {error}"))
+        })?;
         Ok(Self {
             configure,
             device,
@@ -138,14 +149,24 @@ impl Worker {
     pub fn create_vcpu(&self, id: u32) -> Result<(), Refusal> {
         // SAFETY: CREATE_VCPU takes a number; the result is a new descriptor.
         let fd = unsafe {
-            OwnedFd::from_raw_fd(os::ioctl(self.vm.as_raw_fd(), ioctl::CREATE_VCPU, id as usize)?)
+            OwnedFd::from_raw_fd(os::ioctl(
+                self.vm.as_raw_fd(),
+                ioctl::CREATE_VCPU,
+                id as usize,
+            )?)
         };
         let page = map_run_page(self.device.as_raw_fd(), &fd)?;
         let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page, true));
         if !self.fabric.add(vcpu) {
-            return Err(Refusal::because(libc::EEXIST, format!("vCPU {id} is not this node's")));
+            return Err(Refusal::because(
+                libc::EEXIST,
+                format!("vCPU {id} is not this node's"),
+            ));
         }
-        self.vcpu_fds.lock().unwrap_or_else(PoisonError::into_inner).push(fd);
+        self.vcpu_fds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(fd);
         Ok(())
     }
 
@@ -153,7 +174,11 @@ impl Worker {
     pub fn xsave_len(&self) -> usize {
         // SAFETY: CHECK_EXTENSION takes a number.
         let len = unsafe {
-            os::ioctl(self.vm.as_raw_fd(), ioctl::CHECK_EXTENSION, k::KVM_CAP_XSAVE2 as usize)
+            os::ioctl(
+                self.vm.as_raw_fd(),
+                ioctl::CHECK_EXTENSION,
+                k::KVM_CAP_XSAVE2 as usize,
+            )
         };
         len.map_or(4096, |len| (len as usize).max(4096))
     }
@@ -177,7 +202,8 @@ impl Worker {
             homes: segment.homes.clone(),
             backing: Backing::Anonymous,
         })?;
-        self.engine.activate(segment.first_page, &segment.populated)?;
+        self.engine
+            .activate(segment.first_page, &segment.populated)?;
         Ok(())
     }
 
@@ -189,16 +215,29 @@ impl Worker {
         if region.memory_size > 0 {
             let first = region.userspace_addr / 4096;
             let pages = region.memory_size / 4096;
-            let covered: u64 =
-                self.engine.contains(first, pages).iter().map(|range| range.end - range.start).sum();
+            let covered: u64 = self
+                .engine
+                .contains(first, pages)
+                .iter()
+                .map(|range| range.end - range.start)
+                .sum();
             if covered != pages {
-                let message = format!("slot {:#x}: {covered} of {pages} pages are known", region.guest_phys_addr);
+                let message = format!(
+                    "slot {:#x}: {covered} of {pages} pages are known",
+                    region.guest_phys_addr
+                );
                 return Err(Refusal::because(libc::EFAULT, message));
             }
             region.userspace_addr = crate::memory::Window::translate(region.userspace_addr);
         }
         // SAFETY: the memory behind the slot is mapped in the window (every page is a segment's) and stays.
-        unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::SET_USER_MEMORY_REGION, &mut region)? };
+        unsafe {
+            os::ioctl_with(
+                self.vm.as_raw_fd(),
+                ioctl::SET_USER_MEMORY_REGION,
+                &mut region,
+            )?
+        };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // The kernel rounds a bitmap up to 64-bit words.
         slots.insert(region.slot, (region.memory_size / 4096).div_ceil(64) * 8);
@@ -212,8 +251,10 @@ impl Worker {
     pub fn dirty_log(&self, slot: u32) -> Result<Vec<u8>, Refusal> {
         let len = self.slot_bitmap(slot)?;
         let mut bitmap = vec![0u64; len / 8];
-        let mut log: k::kvm_dirty_log = Default::default();
-        log.slot = slot;
+        let mut log = k::kvm_dirty_log {
+            slot,
+            ..Default::default()
+        };
         log.__bindgen_anon_1.dirty_bitmap = bitmap.as_mut_ptr().cast();
         // SAFETY: the bitmap has room for every page of the slot.
         unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::GET_DIRTY_LOG, &mut log)? };
@@ -227,7 +268,8 @@ impl Worker {
     pub fn clear_dirty_log(&self, payload: &[u8]) -> Result<(), Refusal> {
         let bad = || Refusal::because(libc::EINVAL, "bad request to clear a dirty log");
         let (head, bits) = payload.split_first_chunk::<16>().ok_or_else(bad)?;
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (slot, pages) = (word(0), word(4));
         let first_page = u64::from(word(8)) | u64::from(word(12)) << 32;
         if bits.len() != (pages as usize).div_ceil(64) * 8 {
@@ -235,12 +277,18 @@ impl Worker {
         }
         let mut bitmap: Vec<u64> = bits
             .chunks_exact(8)
-            .map(|chunk| u64::from_le_bytes([
-                chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
-            ]))
+            .map(|chunk| {
+                u64::from_le_bytes([
+                    chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
+                ])
+            })
             .collect();
-        let mut log: k::kvm_clear_dirty_log = Default::default();
-        (log.slot, log.num_pages, log.first_page) = (slot, pages, first_page);
+        let mut log = k::kvm_clear_dirty_log {
+            slot,
+            num_pages: pages,
+            first_page,
+            ..Default::default()
+        };
         log.__bindgen_anon_1.dirty_bitmap = bitmap.as_mut_ptr().cast();
         // SAFETY: the bitmap covers `num_pages` (checked).
         unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::CLEAR_DIRTY_LOG, &mut log)? };
@@ -251,7 +299,10 @@ impl Worker {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         match slots.get(&slot) {
             Some(len) if *len > 0 => Ok(*len as usize),
-            _ => Err(Refusal::because(libc::ENOENT, format!("no memory slot {slot:#x}"))),
+            _ => Err(Refusal::because(
+                libc::ENOENT,
+                format!("no memory slot {slot:#x}"),
+            )),
         }
     }
 
@@ -270,7 +321,10 @@ impl Worker {
             ioctl::SET_BOOT_CPU_ID,
         ];
         if !allowed.contains(&request) || argument.len() != ioctl::size(request).max(8) {
-            return Err(Refusal::because(libc::EINVAL, format!("VM call {request:#x} cannot be sent")));
+            return Err(Refusal::because(
+                libc::EINVAL,
+                format!("VM call {request:#x} cannot be sent"),
+            ));
         }
         let mut aligned = [0u64; 16];
         for (word, bytes) in aligned.iter_mut().zip(argument.chunks(8)) {
@@ -278,7 +332,11 @@ impl Worker {
             full[..bytes.len()].copy_from_slice(bytes);
             *word = u64::from_le_bytes(full);
         }
-        let value = if ioctl::size(request) == 0 { aligned[0] as usize } else { aligned.as_ptr() as usize };
+        let value = if ioctl::size(request) == 0 {
+            aligned[0] as usize
+        } else {
+            aligned.as_ptr() as usize
+        };
         // SAFETY: one of four calls; the argument has the call's size (checked) and no pointers.
         unsafe { os::ioctl(self.vm.as_raw_fd(), request, value)? };
         Ok(())
@@ -295,7 +353,11 @@ impl Worker {
         let mut filter: k::kvm_msr_filter = Default::default();
         // SAFETY: plain integers and pointers; the pointers are replaced below before anybody follows them.
         unsafe {
-            std::ptr::copy_nonoverlapping(fixed.as_ptr(), std::ptr::from_mut(&mut filter).cast(), len);
+            std::ptr::copy_nonoverlapping(
+                fixed.as_ptr(),
+                std::ptr::from_mut(&mut filter).cast(),
+                len,
+            );
         }
         let mut bitmaps: Vec<Vec<u8>> = Vec::new();
         for range in &mut filter.ranges {
@@ -319,11 +381,17 @@ impl Worker {
 }
 
 fn open_pool(configure: &Configure) -> Result<Option<PoolMapping>, Refusal> {
-    let (Some(pool), Some(path)) = (&configure.cluster.pool, &configure.pool_path) else { return Ok(None) };
+    let (Some(pool), Some(path)) = (&configure.cluster.pool, &configure.pool_path) else {
+        return Ok(None);
+    };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(path)
         .map_err(|error| Refusal::because(libc::ENXIO, format!("shared memory {path}: {error}")))?;
-    Ok(Some(PoolMapping { fd: file.into(), offset: 0, len: pool.len }))
+    Ok(Some(PoolMapping {
+        fd: file.into(),
+        offset: 0,
+        len: pool.len,
+    }))
 }

@@ -37,7 +37,12 @@ impl From<io::Error> for CallError {
 /// # Safety
 /// `argument` must be what `request` expects: a number, or a pointer to a structure of the right size (its flexible
 /// array included), aligned to 8 bytes, alive through the call.
-pub unsafe fn call(vcpu: &Vcpu, fabric: &Fabric, request: u32, argument: usize) -> Result<i32, CallError> {
+pub unsafe fn call(
+    vcpu: &Vcpu,
+    fabric: &Fabric,
+    request: u32,
+    argument: usize,
+) -> Result<i32, CallError> {
     match request {
         ioctl::GET_LAPIC => {
             let registers = vcpu.apic().save(monotonic_ns());
@@ -82,7 +87,12 @@ pub unsafe fn call(vcpu: &Vcpu, fabric: &Fabric, request: u32, argument: usize) 
 
 /// # Safety
 /// As for [`call`].
-unsafe fn call_kernel(vcpu: &Vcpu, fabric: &Fabric, request: u32, argument: usize) -> Result<i32, CallError> {
+unsafe fn call_kernel(
+    vcpu: &Vcpu,
+    fabric: &Fabric,
+    request: u32,
+    argument: usize,
+) -> Result<i32, CallError> {
     if request == ioctl::SET_CPUID2 {
         // SAFETY: SET_CPUID2's argument is a kvm_cpuid2 with its entries (caller's contract).
         unsafe { check_cpuid(vcpu, argument)? };
@@ -146,7 +156,10 @@ unsafe fn check_cpuid(vcpu: &Vcpu, argument: usize) -> Result<(), CallError> {
     // SAFETY: the header is there; `nent` entries of 40 bytes follow it.
     let given = unsafe {
         let count = (*(argument as *const k::kvm_cpuid2)).nent as usize;
-        std::slice::from_raw_parts((argument + 8) as *const k::kvm_cpuid_entry2, count.min(MAX_CPUID))
+        std::slice::from_raw_parts(
+            (argument + 8) as *const k::kvm_cpuid_entry2,
+            count.min(MAX_CPUID),
+        )
     };
     if let Some(leaf) = given.iter().find(|entry| entry.function == 1) {
         vcpu.cpu_signature.store(leaf.eax, Ordering::Relaxed);
@@ -171,7 +184,10 @@ pub fn supported_cpuid() -> io::Result<Vec<k::kvm_cpuid_entry2>> {
         padding: u32,
         entries: [k::kvm_cpuid_entry2; MAX_CPUID],
     }
-    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")?;
     let mut leaves = Box::new(Leaves {
         count: MAX_CPUID as u32,
         padding: 0,
@@ -179,7 +195,11 @@ pub fn supported_cpuid() -> io::Result<Vec<k::kvm_cpuid_entry2>> {
     });
     // SAFETY: GET_SUPPORTED_CPUID takes a count and room for that many entries.
     unsafe {
-        os::ioctl_with(std::os::fd::AsRawFd::as_raw_fd(&device), ioctl::GET_SUPPORTED_CPUID, &mut *leaves)?;
+        os::ioctl_with(
+            std::os::fd::AsRawFd::as_raw_fd(&device),
+            ioctl::GET_SUPPORTED_CPUID,
+            &mut *leaves,
+        )?;
     }
     Ok(leaves.entries[..(leaves.count as usize).min(MAX_CPUID)].to_vec())
 }

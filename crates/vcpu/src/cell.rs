@@ -82,7 +82,11 @@ impl Vcpu {
     #[must_use]
     pub fn new(id: u32, fd: i32, page: RunPage, x2apic: bool) -> Self {
         let bootstrap = id == 0;
-        let state = if bootstrap { MpState::Runnable } else { MpState::Uninitialized };
+        let state = if bootstrap {
+            MpState::Runnable
+        } else {
+            MpState::Uninitialized
+        };
         let mut apic = LocalApic::new(id, bootstrap);
         apic.offer_x2apic(x2apic);
         Self {
@@ -197,7 +201,11 @@ impl Vcpu {
     /// Makes the vCPU's thread look at what was posted: ends `KVM_RUN` or its wait, or keeps it from entering.
     pub fn kick(&self) {
         self.poked.store(true, Ordering::SeqCst);
-        if self.place.compare_exchange(INSIDE, KICKED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if self
+            .place
+            .compare_exchange(INSIDE, KICKED, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
             bump(&self.stats.kicks);
             kick::thread(self.thread.load(Ordering::SeqCst));
         }

@@ -92,8 +92,7 @@ impl Fabric {
 
     /// A vCPU of this node becomes reachable; false if the number is not this node's or is taken.
     pub fn add(&self, vcpu: Arc<Vcpu>) -> bool {
-        self.owner(vcpu.id) == Some(self.me)
-            && self.vcpus[vcpu.id as usize].set(vcpu).is_ok()
+        self.owner(vcpu.id) == Some(self.me) && self.vcpus[vcpu.id as usize].set(vcpu).is_ok()
     }
 
     /// A vCPU that runs on this node.
@@ -144,20 +143,31 @@ impl Fabric {
     /// Another node says what an APIC looks like.
     pub fn set_view(&self, vcpu: u32, view: ApicView) {
         if (vcpu as usize) < self.owners.len() {
-            self.router.write().unwrap_or_else(PoisonError::into_inner).set(vcpu, view);
+            self.router
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .set(vcpu, view);
         }
     }
 
     /// Replaces the doorbells that this node answers without QEMU.
     pub fn set_doorbells(&self, doorbells: Vec<Doorbell>) {
-        *self.doorbells.write().unwrap_or_else(PoisonError::into_inner) = doorbells;
+        *self
+            .doorbells
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = doorbells;
     }
 
     /// Rings the bell at a guest address, if there is one.
     #[must_use]
     pub fn ring(&self, port: bool, address: u64, len: u32, value: u64) -> bool {
-        let doorbells = self.doorbells.read().unwrap_or_else(PoisonError::into_inner);
-        let found = doorbells.iter().find(|bell| bell.matches(port, address, len, value));
+        let doorbells = self
+            .doorbells
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = doorbells
+            .iter()
+            .find(|bell| bell.matches(port, address, len, value));
         match (found, self.link.get()) {
             (Some(bell), Some(link)) => {
                 link.doorbell(bell.index);
@@ -190,12 +200,22 @@ mod tests {
 
     #[test]
     fn doorbells_match_by_address_length_and_value() {
-        let bell = Doorbell { index: 0, address: 0xfe00_3000, len: 2, value: Some(1), port: false };
+        let bell = Doorbell {
+            index: 0,
+            address: 0xfe00_3000,
+            len: 2,
+            value: Some(1),
+            port: false,
+        };
         assert!(bell.matches(false, 0xfe00_3000, 2, 1));
         assert!(!bell.matches(false, 0xfe00_3000, 4, 1));
         assert!(!bell.matches(false, 0xfe00_3000, 2, 0));
         assert!(!bell.matches(true, 0xfe00_3000, 2, 1));
-        let any = Doorbell { len: 0, value: None, ..bell };
+        let any = Doorbell {
+            len: 0,
+            value: None,
+            ..bell
+        };
         assert!(any.matches(false, 0xfe00_3000, 4, 7));
     }
 
@@ -207,6 +227,8 @@ mod tests {
         let page = unsafe { lev_kvmabi::run_page::RunPage::new(memory.as_mut_ptr().cast(), 4096) };
         assert!(!fabric.add(Arc::new(Vcpu::new(0, -1, page, false))));
         assert!(fabric.add(Arc::new(Vcpu::new(1, -1, page, false))));
-        assert!(fabric.local(1).is_some() && fabric.local(0).is_none() && fabric.local(9).is_none());
+        assert!(
+            fabric.local(1).is_some() && fabric.local(0).is_none() && fabric.local(9).is_none()
+        );
     }
 }

@@ -54,7 +54,10 @@ pub fn block_in_this_thread() -> libc::sigset_t {
 
 /// Takes pending kicks out of the calling thread's queue.
 pub fn drain() {
-    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let zero = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: valid set and time; no information is asked for.
     unsafe { while libc::sigtimedwait(&set(), std::ptr::null_mut(), &zero) > 0 {} }
 }
@@ -100,7 +103,10 @@ impl KickTimer {
             if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            Ok(Self { timer: timer.assume_init(), armed_for: None })
+            Ok(Self {
+                timer: timer.assume_init(),
+                armed_for: None,
+            })
         }
     }
 
@@ -111,7 +117,10 @@ impl KickTimer {
         }
         let at = deadline.unwrap_or(0);
         let value = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
             it_value: libc::timespec {
                 tv_sec: (at / 1_000_000_000) as i64,
                 // A deadline of zero would mean "stop".
@@ -119,7 +128,14 @@ impl KickTimer {
             },
         };
         // SAFETY: the timer exists until drop; the value is valid.
-        unsafe { libc::timer_settime(self.timer, libc::TIMER_ABSTIME, &value, std::ptr::null_mut()) };
+        unsafe {
+            libc::timer_settime(
+                self.timer,
+                libc::TIMER_ABSTIME,
+                &value,
+                std::ptr::null_mut(),
+            )
+        };
         self.armed_for = deadline;
     }
 }

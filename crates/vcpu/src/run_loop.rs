@@ -60,13 +60,25 @@ impl Runner {
             set: [u8; 8],
         }
         let mask = kick::block_in_this_thread();
-        let mut argument = SignalMask { len: 8, set: [0; 8] };
+        let mut argument = SignalMask {
+            len: 8,
+            set: [0; 8],
+        };
         // SAFETY: the kernel's signal set is the first 8 bytes of glibc's.
-        unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(&mask).cast(), argument.set.as_mut_ptr(), 8) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                std::ptr::from_ref(&mask).cast(),
+                argument.set.as_mut_ptr(),
+                8,
+            )
+        };
         // SAFETY: KVM_SET_SIGNAL_MASK takes a length word followed by that many bytes.
         unsafe { os::ioctl_with(vcpu.fd, ioctl::SET_SIGNAL_MASK, &mut argument)? };
         vcpu.adopt_thread(kick::current_thread());
-        Ok(Self { mask, timer: kick::KickTimer::for_this_thread()? })
+        Ok(Self {
+            mask,
+            timer: kick::KickTimer::for_this_thread()?,
+        })
     }
 
     /// Runs the vCPU until QEMU has to see something. `page` is the one that the caller reads.
@@ -224,7 +236,11 @@ fn take(vcpu: &Vcpu, fabric: &Fabric, events: u32) -> io::Result<()> {
         reset::init(vcpu.fd, vcpu.cpu_signature.load(Ordering::Relaxed))?;
         vcpu.registers_changed();
         vcpu.clock_changed();
-        vcpu.move_to(if vcpu.bootstrap { MpState::Runnable } else { MpState::InitReceived });
+        vcpu.move_to(if vcpu.bootstrap {
+            MpState::Runnable
+        } else {
+            MpState::InitReceived
+        });
     }
     if events & event::START_UP != 0 && vcpu.mp_state() == MpState::InitReceived {
         reset::start_up(vcpu.fd, (events >> event::VECTOR_SHIFT) as u8)?;
@@ -251,7 +267,9 @@ fn inject(vcpu: &Vcpu, window_for_caller: bool) -> io::Result<()> {
         if !vcpu.ready.load(Ordering::Relaxed) {
             want_window = true;
         } else if let Some(vector) = apic.acknowledge() {
-            let mut interrupt = k::kvm_interrupt { irq: u32::from(vector) };
+            let mut interrupt = k::kvm_interrupt {
+                irq: u32::from(vector),
+            };
             // SAFETY: KVM_INTERRUPT takes a kvm_interrupt.
             let result = unsafe { os::ioctl_with(vcpu.fd, ioctl::INTERRUPT, &mut interrupt) };
             if let Err(error) = result {
@@ -287,7 +305,11 @@ fn handle(vcpu: &Vcpu, fabric: &Fabric, window_for_caller: bool) -> Next {
             let for_caller = window_for_caller
                 && vcpu.ready.load(Ordering::Relaxed)
                 && vcpu.apic().accepts_ext_int();
-            if for_caller { Next::Return } else { Next::Again }
+            if for_caller {
+                Next::Return
+            } else {
+                Next::Again
+            }
         }
         k::KVM_EXIT_MMIO => handle_mmio(vcpu, fabric),
         k::KVM_EXIT_IO => handle_port(vcpu, fabric),
@@ -302,7 +324,12 @@ fn handle_mmio(vcpu: &Vcpu, fabric: &Fabric) -> Next {
     let enabled = base & (1 << 11) != 0;
     if !enabled || access.address & APIC_PAGE_MASK != base & APIC_PAGE_MASK {
         let rung = access.write
-            && fabric.ring(false, access.address, access.len, value_of(access.data, access.len));
+            && fabric.ring(
+                false,
+                access.address,
+                access.len,
+                value_of(access.data, access.len),
+            );
         if rung {
             bump(&vcpu.stats.doorbells);
             return Next::Again;
@@ -313,19 +340,29 @@ fn handle_mmio(vcpu: &Vcpu, fabric: &Fabric) -> Next {
     let now = monotonic_ns();
     if access.write {
         bump(&vcpu.stats.apic_writes);
-        let value = u32::from_le_bytes([access.data[0], access.data[1], access.data[2], access.data[3]]);
+        let value = u32::from_le_bytes([
+            access.data[0],
+            access.data[1],
+            access.data[2],
+            access.data[3],
+        ]);
         let effects = vcpu.apic().write(offset, value, now);
         return apply(vcpu, fabric, &effects);
     }
     bump(&vcpu.stats.apic_reads);
     let value = u64::from(vcpu.apic().read(offset, now));
     // A narrow read in the middle of a register sees its upper bytes.
-    vcpu.page.set_mmio_data((value >> (8 * (offset & 3))).to_le_bytes());
+    vcpu.page
+        .set_mmio_data((value >> (8 * (offset & 3))).to_le_bytes());
     Next::Again
 }
 
 fn value_of(data: [u8; 8], len: u32) -> u64 {
-    let mask = if len >= 8 { u64::MAX } else { (1 << (8 * len)) - 1 };
+    let mask = if len >= 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * len)) - 1
+    };
     u64::from_le_bytes(data) & mask
 }
 
@@ -334,10 +371,18 @@ fn handle_port(vcpu: &Vcpu, fabric: &Fabric) -> Next {
     if !exit.out || exit.count != 1 {
         return Next::Return;
     }
-    let Some(range) = vcpu.page.port_data_range() else { return Next::Return };
+    let Some(range) = vcpu.page.port_data_range() else {
+        return Next::Return;
+    };
     let mut data = [0; 8];
-    vcpu.page.copy_out(range.start, &mut data[..range.len().min(8)]);
-    if fabric.ring(true, u64::from(exit.port), u32::from(exit.size), u64::from_le_bytes(data)) {
+    vcpu.page
+        .copy_out(range.start, &mut data[..range.len().min(8)]);
+    if fabric.ring(
+        true,
+        u64::from(exit.port),
+        u32::from(exit.size),
+        u64::from_le_bytes(data),
+    ) {
         bump(&vcpu.stats.doorbells);
         return Next::Again;
     }
@@ -365,7 +410,9 @@ fn handle_msr(vcpu: &Vcpu, fabric: &Fabric, reason: u32) -> Next {
     bump(&vcpu.stats.apic_writes);
     let effects = vcpu.apic().write_msr(exit.index, exit.data, now);
     vcpu.page.complete_msr(effects.as_ref().map(|_| exit.data));
-    let Some(effects) = effects else { return Next::Again };
+    let Some(effects) = effects else {
+        return Next::Again;
+    };
     if effects.eoi.as_ref().is_some_and(|eoi| eoi.level) {
         complete_now(vcpu);
     }
