@@ -60,7 +60,7 @@ def test_the_command_line_names_nothing_in_a_file_system() -> None:
     text = " ".join(line)
     assert "-initrd /proc/self/fd/9" in text
     assert "socket,id=agent,fd=5" in text
-    assert "-smp 3 -m 512M" in text
+    assert "-smp 3,maxcpus=3 -m 512M" in text
     assert "addr.str=7" in text
     assert "mac=52:54:00:87:01:02" in text
     assert "mem-path=/proc/self/fd/8,size=1048576" in text

@@ -89,8 +89,11 @@ class MachineSpec:
             *("-name", f"leviathan-{self.name}"),
             # One thread for all CPUs: with several, TCG's nested paging now and then shuts guests down or crashes the
             # lab machine's own kernel when interrupts are frequent; and one is faster here, exits take fewer locks.
-            *("-machine", "q35,usb=off,vmport=off", "-accel", "tcg,thread=single", "-cpu", self.cpu_model),
-            *("-smp", str(self.cpus), "-m", f"{self.memory >> 20}M"),
+            # Not so with memory that another machine shares: one thread does locked instructions in pieces. Then TCG
+            # must believe in more CPUs, even if only one is there.
+            *("-machine", "q35,usb=off,vmport=off", "-accel", f"tcg,thread={'multi' if self.pool else 'single'}"),
+            *("-cpu", self.cpu_model, "-smp", f"{self.cpus},maxcpus={max(self.cpus, 2)}"),
+            *("-m", f"{self.memory >> 20}M"),
             *("-kernel", str(self.kernel), "-initrd", f"/proc/self/fd/{self.image}"),
             *("-append", f"{KERNEL_COMMAND_LINE} {self.kernel_arguments}".rstrip()),
             *("-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -108,10 +107,9 @@ def lab_size(machine: Machine) -> tuple[int, int]:
     count = machine.lab.machines
     copies = 1 if machine.stock or count > 1 else min(len(machine.shares()), 2)
     memory = machine.lab.memory or LAB_BASE_MEMORY + copies * machine.memory
-    host_cpus = os.cpu_count() or 1
-    cpus = machine.lab.cpus or (
-        min(max(host_cpus, 2), max(machine.cpus, 2)) if count == 1 else max(host_cpus // count, 1)
-    )
+    # One machine: TCG runs its CPUs in turn, and two of them share the time among many vCPUs better than one. Several
+    # machines run beside each other; one CPU each keeps TCG's threads from racing (see lab.machine).
+    cpus = machine.lab.cpus or (2 if count == 1 else 1)
     return cpus, memory
 
 
