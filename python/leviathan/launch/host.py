@@ -40,7 +40,8 @@ class Process(Protocol):
     def write(self, data: bytes) -> None:
         """Sends bytes to its standard input."""
 
-    def close_stdin(self) -> None: ...
+    def close_stdin(self) -> None:
+        """Ends its standard input."""
 
     def signal(self, number: int) -> None:
         """Sends a signal; no error if the program has ended."""
@@ -58,7 +59,8 @@ class Host(Protocol):
     address: str
     """IP address at which other nodes reach this host."""
 
-    def facts(self) -> HostFacts: ...
+    def facts(self) -> HostFacts:
+        """What the host can do; probed once."""
 
     def spawn(
         self,
@@ -74,7 +76,8 @@ class Host(Protocol):
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Writes a file on that host, folders included."""
 
-    def get(self, path: str) -> bytes: ...
+    def get(self, path: str) -> bytes:
+        """Contents of a file on that host."""
 
     def close(self) -> None:
         """Ends every program started here and removes what was put there."""
