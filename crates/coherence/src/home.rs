@@ -6,6 +6,9 @@ use crate::sharers::Sharers;
 use lev_wire::NodeId;
 use std::collections::VecDeque;
 
+/// Changes of rights are counted so far even if pages are promoted earlier or never.
+const COUNTED: u32 = 2;
+
 /// Who holds the page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HomeState {
@@ -97,7 +100,8 @@ impl HomePage {
         self.busy.as_ref().map_or(0, |busy| busy.queue.len())
     }
 
-    /// How often rights moved from one node to another, up to [`Rules::promote_after`](crate::Rules).
+    /// How often rights moved from one node to another, up to [`Rules::promote_after`](crate::Rules), but at
+    /// least up to 2: never, once, or more often.
     #[must_use]
     pub fn changes(&self) -> u32 {
         self.changes
@@ -123,6 +127,24 @@ impl HomePage {
             self.state = HomeState::Owned(to);
         }
         free
+    }
+
+    /// Makes node `to`, which did not ask, a sharer, if the page is idle, the home has it and `to` has not; else
+    /// nothing happens and the answer is `false`. No rights move, so this does not count as a change.
+    pub(crate) fn share_ahead(&mut self, to: NodeId, rules: &Rules) -> bool {
+        let mut sharers = match &self.state {
+            HomeState::Owned(owner) => [*owner].into_iter().collect(),
+            HomeState::Shared(sharers) => sharers.clone(),
+            HomeState::Zero | HomeState::Pooled(_) => return false,
+        };
+        if self.busy.is_some() || !sharers.contains(rules.me) || sharers.contains(to) {
+            return false;
+        }
+        if !mutated!(rules, AheadForgetsSharer) {
+            sharers.insert(to);
+        }
+        self.state = HomeState::Shared(sharers);
+        true
     }
 
     /// A message from node `from`.
@@ -280,11 +302,8 @@ impl HomePage {
             return None;
         }
         let limit = outbox.rules.promote_after;
-        if limit == 0 {
-            return None;
-        }
-        self.changes = (self.changes + 1).min(limit);
-        if self.changes < limit {
+        self.changes = (self.changes + 1).min(limit.max(COUNTED));
+        if limit == 0 || self.changes < limit {
             return None;
         }
         let slot = outbox.take_slot()?;

@@ -50,6 +50,12 @@ pub enum Message {
     /// Home to a node that did not ask: the page is zero and yours to write. No answer is expected: whatever the
     /// home says later about the page comes after it on the same channel.
     GiveZero,
+    /// Home to a node that did not ask: a copy for reading, like [`Message::GiveZero`] without an answer. The bytes
+    /// travel beside the message.
+    ReadAhead {
+        /// All bytes are zero and none travel.
+        zero: bool,
+    },
     /// Home to requester: the page lives in this slot of the pool from now on.
     UsePool(Slot),
     /// Home to requester: the page is zero everywhere.
@@ -70,6 +76,8 @@ pub enum Action {
     Send(NodeId, Message),
     /// Read the local copy, which nobody can write now, and send it as [`Message::Contents`] with this right.
     SendPage(NodeId, Access),
+    /// The same, sent as [`Message::ReadAhead`].
+    SendAhead(NodeId),
     /// Write-protect the local copy.
     Protect,
     /// Allow writes to the local copy.

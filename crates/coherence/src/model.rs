@@ -81,6 +81,8 @@ pub(crate) enum Step {
     Resume(usize),
     /// The home gives the page to this node, which did not ask.
     GiveZero(usize),
+    /// The home sends this node, which did not ask, a copy for reading.
+    ReadAhead(usize),
 }
 
 struct Ask {
@@ -138,14 +140,15 @@ impl State {
                 message,
                 fresh: zero_fresh,
             }),
-            Action::SendPage(to, access) => match node.copy {
+            Action::SendPage(to, _) | Action::SendAhead(to) => match node.copy {
                 Some(Copy {
                     writable: false,
                     fresh,
                 }) => {
-                    let message = Message::Contents {
-                        access,
-                        zero: false,
+                    let zero = false;
+                    let message = match action {
+                        Action::SendPage(_, access) => Message::Contents { access, zero },
+                        _ => Message::ReadAhead { zero },
                     };
                     self.channels[at][to.index()].push_back(Flight { message, fresh });
                 }
@@ -328,7 +331,10 @@ impl Model for Cluster {
             }
         }
         if self.unasked {
-            steps.extend((1..self.nodes).map(Step::GiveZero));
+            for to in 1..self.nodes {
+                steps.push(Step::GiveZero(to));
+                steps.push(Step::ReadAhead(to));
+            }
         }
         for (from, row) in state.channels.iter().enumerate() {
             for (to, channel) in row.iter().enumerate() {
@@ -375,6 +381,12 @@ impl Model for Cluster {
                 let demand = state.nodes[at].deferred.take()?;
                 state.run(self, at, false, false, |page, ask, actions| {
                     page.resume(demand, ask, actions)
+                });
+            }
+            Step::ReadAhead(to) => {
+                state.run(self, HOME.index(), false, false, |page, ask, actions| {
+                    page.read_ahead(NodeId(to as u16), ask, actions);
+                    Ok(())
                 });
             }
             Step::GiveZero(to) => {
@@ -428,12 +440,20 @@ impl Model for Cluster {
             Property::sometimes(
                 "a page came unasked while its request was under way",
                 |cluster: &Self, state: &State| {
-                    let asked_for_more = |node: &Node| {
+                    let asked = |node: &Node| {
                         node.page.state == NodeState::Exclusive && node.page.pending.is_some()
                     };
-                    !cluster.unasked
-                        || cluster.populated_on.is_some()
-                        || state.nodes.iter().any(asked_for_more)
+                    !cluster.unasked || state.nodes.iter().any(asked)
+                },
+            ),
+            Property::sometimes(
+                "a copy for reading came unasked while its request was under way",
+                |cluster: &Self, state: &State| {
+                    let asked = |node: &Node| {
+                        node.page.state == NodeState::Shared
+                            && node.page.pending == Some(Access::Read)
+                    };
+                    !cluster.unasked || state.nodes.iter().any(asked)
                 },
             ),
             Property::sometimes("all nodes use the pool", |cluster: &Self, state: &State| {

@@ -45,7 +45,13 @@ fn prove(cluster: Cluster) {
 fn catch(mutation: Mutation, nodes: usize, promote_after: u32) {
     let cluster = Cluster {
         mutation: Some(mutation),
-        unasked: matches!(mutation, Mutation::GiveWhileBusy | Mutation::UnaskedAnswers),
+        unasked: matches!(
+            mutation,
+            Mutation::GiveWhileBusy
+                | Mutation::UnaskedAnswers
+                | Mutation::AheadForgetsSharer
+                | Mutation::AheadKeepsWriting
+        ),
         ..cluster(nodes, promote_after)
     };
     let properties = [
@@ -137,6 +143,25 @@ fn three_nodes_with_unasked_copies() {
 }
 
 #[test]
+fn three_nodes_with_unasked_copies_and_pool() {
+    prove(Cluster {
+        unasked: true,
+        ..cluster(3, 2)
+    });
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes long in a debug build")]
+fn three_nodes_with_unasked_copies_and_discard() {
+    prove(Cluster {
+        unasked: true,
+        discards: 1,
+        ..cluster(3, 0)
+    });
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes long in a debug build")]
 fn three_nodes_with_unasked_copies_discard_and_pool() {
     prove(Cluster {
         unasked: true,
@@ -157,4 +182,6 @@ fn mistakes_are_caught() {
     catch(Mutation::SupplierMapsAtOnce, 3, 2);
     catch(Mutation::GiveWhileBusy, 2, 0);
     catch(Mutation::UnaskedAnswers, 2, 0);
+    catch(Mutation::AheadForgetsSharer, 2, 0);
+    catch(Mutation::AheadKeepsWriting, 2, 0);
 }

@@ -127,6 +127,10 @@ impl NodePage {
                 outbox.act(Action::InstallZero);
                 self.state = NodeState::Exclusive;
             }
+            (NodeState::Invalid, Message::ReadAhead { .. }) => {
+                outbox.act(Action::InstallReceived(Access::Read));
+                self.state = NodeState::Shared;
+            }
             _ => return Err(Illegal("a page for a node that has it already")),
         }
         if mutated!(outbox.rules, UnaskedAnswers) {

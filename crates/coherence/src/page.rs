@@ -2,7 +2,7 @@
 
 use crate::home::HomePage;
 use crate::message::{Access, Action, Demand, Illegal, Message, Slot};
-use crate::node::NodePage;
+use crate::node::{NodePage, NodeState};
 use lev_wire::NodeId;
 use std::collections::VecDeque;
 
@@ -55,6 +55,10 @@ pub(crate) enum Mutation {
     GiveWhileBusy,
     /// A node that gets a page unasked forgets that it has asked for it.
     UnaskedAnswers,
+    /// The home sends a copy ahead and does not note who has it.
+    AheadForgetsSharer,
+    /// The home sends a copy ahead and goes on writing its own.
+    AheadKeepsWriting,
 }
 
 /// `true` if the rules carry this deliberate mistake; constant `false` outside of tests.
@@ -168,6 +172,31 @@ impl Page<'_> {
         })
     }
 
+    /// At home: sends a copy for reading to node `to`, which did not ask, if the page is idle, this node has it and may
+    /// give up writing it now, and `to` has no copy. Otherwise nothing happens and the answer is `false`.
+    pub fn read_ahead(
+        &mut self,
+        to: NodeId,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(entry) = self.entry.as_deref_mut() else {
+            return false;
+        };
+        let writable = self.node.state == NodeState::Exclusive;
+        if (writable && surroundings.held()) || !entry.share_ahead(to, self.rules) {
+            return false;
+        }
+        if writable {
+            actions.push(Action::Protect);
+            if !mutated!(self.rules, AheadKeepsWriting) {
+                self.node.state = NodeState::Shared;
+            }
+        }
+        actions.push(Action::SendAhead(to));
+        true
+    }
+
     /// This node wants the page to be zero everywhere; [`Action::DiscardDone`] follows, at once or later.
     ///
     /// # Errors
@@ -227,7 +256,7 @@ impl Page<'_> {
                 outbox.act(Action::DiscardDone);
                 Ok(())
             }
-            Message::GiveZero => self.node.unasked(message, outbox),
+            Message::GiveZero | Message::ReadAhead { .. } => self.node.unasked(message, outbox),
             Message::Grant(_) | Message::GrantZero | Message::UsePool(_) => {
                 self.node.answer(message, self.home, outbox)
             }

@@ -6,8 +6,11 @@
 
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::Frame;
+use crate::memory;
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
-use lev_coherence::{HomePage, HomeState, Illegal, Message, Page, Slot, Surroundings};
+use lev_coherence::{
+    Access, HomePage, HomeState, Illegal, Message, NodeState, Page, Slot, Surroundings,
+};
 use lev_wire::{NodeId, PageNumber};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,8 +18,12 @@ use std::sync::{Mutex, PoisonError};
 
 /// Pages that a first touch from elsewhere gets at once. Few: they belong to the node that touches them from then on.
 const FIRST_ZEROES: u64 = 16;
-/// Runs of requests told apart for each node: about one for each of its busy vCPUs.
-const STREAMS: usize = 4;
+/// Runs of first touches told apart for each node: about one for each of its busy vCPUs.
+const ZERO_STREAMS: usize = 4;
+/// The same for reads, which jump about more: enough for the text of a kernel.
+const READ_STREAMS: usize = 128;
+/// Reads not further apart than so many pages belong together.
+const READ_NEAR: u64 = 32;
 
 /// How much is given at once: more, while a node keeps asking for pages close to each other.
 pub(crate) struct Appetite {
@@ -28,6 +35,8 @@ pub(crate) struct Appetite {
     most: u64,
     /// Pages between requests that belong together.
     near: u64,
+    /// Runs of requests told apart.
+    streams: usize,
     nodes: Mutex<HashMap<NodeId, Vec<Stream>>>,
 }
 
@@ -45,6 +54,19 @@ impl Appetite {
             factor: 2,
             most,
             near: most,
+            streams: ZERO_STREAMS,
+            nodes: Mutex::default(),
+        }
+    }
+
+    /// For copies for reading, `most` at once: 1, 4, 16.
+    pub(crate) fn for_reads(most: u64) -> Self {
+        Self {
+            first: 1,
+            factor: 4,
+            most: most.min(CHUNK_PAGES as u64),
+            near: READ_NEAR,
+            streams: READ_STREAMS,
             nodes: Mutex::default(),
         }
     }
@@ -62,7 +84,7 @@ impl Appetite {
             None => self.first,
         };
         // Latest first, so that the one that was not used for longest is forgotten.
-        streams.truncate(STREAMS - 1);
+        streams.truncate(self.streams - 1);
         streams.insert(0, Stream { last: page, window });
         window
     }
@@ -101,7 +123,57 @@ impl Core {
             }
             _ => {}
         }
-        self.handle(segment, offset, event, scratch)
+        self.handle(segment, offset, event, scratch)?;
+        match event {
+            Event::Message(from, Message::Get(Access::Read), _)
+                if segment.home(offset) == self.rules.me =>
+            {
+                self.read_ahead(segment, offset, from, scratch)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Node `to` has asked to read a page: if this home has a copy itself, it sends those of neighbours, too.
+    fn read_ahead(
+        &self,
+        segment: &Segment,
+        offset: u64,
+        to: NodeId,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        let (mut chunk, index) = segment.lock(offset);
+        if chunk.pages[index].node.state != NodeState::Shared {
+            return Ok(()); // not here, not sent yet, or in the pool
+        }
+        let pages = self.reads.window(to, segment.first + offset);
+        let group = same_chunk(&group(segment, offset, pages), offset);
+        // Those after the asked one first: most programs go upwards, and this thread goes on already.
+        for page in (offset + 1..group.end).chain(group.start..offset) {
+            let index = page as usize % CHUNK_PAGES;
+            if !self.is_quiet(segment, page, &mut chunk)? {
+                continue;
+            }
+            let event = Event::ReadAhead(to);
+            self.handle_locked(segment, page, &mut chunk, index, event, scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a copy of the page may go ahead without hurting this home: its rights have hardly moved yet, and if
+    /// this node would lose the right to write, there is something in it (what is still empty will be written soon).
+    fn is_quiet(&self, segment: &Segment, offset: u64, chunk: &mut Chunk) -> Result<bool, Failure> {
+        if segment.home(offset) != self.rules.me {
+            return Ok(false);
+        }
+        let (record, entry) = chunk.both(offset as usize % CHUNK_PAGES);
+        Ok(match record.node.state {
+            NodeState::Shared => entry.changes() <= 1, // the change that made it shared
+            NodeState::Exclusive => {
+                entry.changes() == 0 && !memory::looks_empty(segment.address(offset))?
+            }
+            NodeState::Invalid | NodeState::Pooled => false,
+        })
     }
 
     /// Gives node `to`, which asks for an untouched page, the untouched ones around it.
@@ -259,6 +331,18 @@ mod tests {
         assert_eq!([100_000, 1_000_000, 5_000].map(ask), [16; 3]);
         assert_eq!(zeroes.window(NodeId(4), 1536), 16);
         assert_eq!(ask(1536), 512); // the old run is remembered beside the three others
+    }
+
+    #[test]
+    fn reads_grow_from_one_page() {
+        let reads = Appetite::for_reads(16);
+        let ask = |page| reads.window(NODE, page);
+        assert_eq!(
+            [0, 1, 4, 16, 32, 500, 501, 48].map(ask),
+            [1, 4, 16, 16, 16, 1, 4, 16]
+        );
+        let off = Appetite::for_reads(0);
+        assert_eq!([7, 8, 9].map(|page| off.window(NODE, page)), [1; 3]);
     }
 
     #[test]

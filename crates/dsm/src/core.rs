@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) zero_block: u64,
     /// Of other nodes, for untouched pages of this home.
     pub(crate) zeroes: Appetite,
+    /// Of other nodes, for copies of what this home holds.
+    pub(crate) reads: Appetite,
     pub(crate) link: Arc<dyn PageLink>,
     pub(crate) uffds: Vec<Uffd>,
     pub(crate) pool: Option<Pool>,
@@ -69,6 +71,8 @@ pub(crate) enum Event<'a> {
     Message(NodeId, Message, &'a [u8]),
     Resume(Demand),
     Discard,
+    /// At home: a neighbour of the page was asked for by this node.
+    ReadAhead(NodeId),
 }
 
 /// Why an event could not be handled.
@@ -168,6 +172,8 @@ struct Place<'a> {
     uffd: &'a Uffd,
     page: PageNumber,
     received: &'a [u8],
+    /// The bytes came without a request.
+    unasked: bool,
     hold_left_us: u32,
 }
 
@@ -193,6 +199,7 @@ impl Core {
             hold_us: options.hold_us,
             zero_block,
             zeroes: Appetite::for_zeroes(zero_block),
+            reads: Appetite::for_reads(u64::from(options.read_ahead)),
             link,
             uffds,
             pool,
@@ -282,6 +289,10 @@ impl Core {
                 (page.receive(from, message, &mut ask, actions), bytes)
             }
             Event::Resume(demand) => (page.resume(demand, &mut ask, actions), &[][..]),
+            Event::ReadAhead(to) => {
+                page.read_ahead(to, &mut ask, actions);
+                (Ok(()), &[][..])
+            }
             Event::Discard => (page.discard(&mut ask, actions), &[][..]),
         };
         result.map_err(Failure::Peer)?;
@@ -291,6 +302,7 @@ impl Core {
             uffd: &self.uffds[segment.stripe(offset)],
             page: segment.first + offset,
             received,
+            unasked: matches!(event, Event::Message(_, Message::ReadAhead { .. }, _)),
             hold_left_us: holding_us.saturating_sub(age_us),
         };
         for action in actions.iter() {
@@ -308,7 +320,14 @@ impl Core {
     ) -> Result<(), Failure> {
         match action {
             Action::Send(to, message) => self.send(to, place.page, message, &[]),
-            Action::SendPage(to, access) => self.send_page(to, access, place, buffer)?,
+            Action::SendPage(to, access) => {
+                let contents = |zero| Message::Contents { access, zero };
+                self.send_page(to, contents, place, buffer)?;
+            }
+            Action::SendAhead(to) => {
+                self.send_page(to, |zero| Message::ReadAhead { zero }, place, buffer)?;
+                self.stats.read_ahead_sent.add(1);
+            }
             Action::Protect => place.uffd.protect(place.address, PAGE)?,
             Action::Unprotect => {
                 place.uffd.unprotect(place.address, PAGE)?;
@@ -329,6 +348,9 @@ impl Core {
                     .uffd
                     .copy(place.address, bytes, access == Access::Read)?;
                 self.installed(fill, record)?;
+                if place.unasked {
+                    self.came_unasked(record);
+                }
                 self.stats.pages_received.add(1);
             }
             Action::InstallZero => {
@@ -397,14 +419,14 @@ impl Core {
     fn send_page(
         &self,
         to: NodeId,
-        access: Access,
+        message: impl Fn(bool) -> Message,
         place: &Place<'_>,
         buffer: &mut PageBuffer,
     ) -> Result<(), Failure> {
         let there = memory::read_page(place.address, place.backing, buffer)?;
         let zero = !there || buffer.is_zero();
         let bytes = if zero { &[][..] } else { &buffer.0[..] };
-        self.send(to, place.page, Message::Contents { access, zero }, bytes);
+        self.send(to, place.page, message(zero), bytes);
         let counter = if zero {
             &self.stats.zero_pages_sent
         } else {

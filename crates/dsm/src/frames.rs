@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 /// Kinds of frames that belong to the engine; a channel that carries more than pages passes these to
 /// [`Engine::on_frame`](crate::Engine::on_frame).
-pub const FRAME_KINDS: RangeInclusive<u16> = GET..=GIVE_ZERO;
+pub const FRAME_KINDS: RangeInclusive<u16> = GET..=READ_AHEAD;
 
 const GET: u16 = 0x0D01;
 const DISCARD: u16 = 0x0D02;
@@ -23,10 +23,11 @@ const USE_POOL: u16 = 0x0D0A;
 const DISCARDED: u16 = 0x0D0B;
 const CONTENTS: u16 = 0x0D0C;
 const GIVE_ZERO: u16 = 0x0D0D;
+const READ_AHEAD: u16 = 0x0D0E;
 
 /// Tag of `FETCH`: this bit is the access, the others are the node.
 const FETCH_WRITE: u16 = 1 << 15;
-/// Tag of `CONTENTS`: all bytes are zero and none follow.
+/// Tag of `CONTENTS` and `READ_AHEAD`: all bytes are zero and none follow.
 const CONTENTS_ZERO: u16 = 1 << 1;
 
 /// Tag of `GIVE_ZERO`: so many pages, at most these.
@@ -53,6 +54,7 @@ impl Frame {
             Message::Demand(Demand::Collect(slot)) => (COLLECT, 0, Some(slot)),
             Message::Grant(access) => (GRANT, access_bit(access), None),
             Message::GrantZero => (GRANT_ZERO, 0, None),
+            Message::ReadAhead { zero } => (READ_AHEAD, if zero { CONTENTS_ZERO } else { 0 }, None),
             Message::GiveZero => (GIVE_ZERO, 1, None),
             Message::UsePool(slot) => (USE_POOL, 0, Some(slot)),
             Message::Discarded => (DISCARDED, 0, None),
@@ -63,7 +65,7 @@ impl Frame {
             ),
         };
         let page_bytes = match message {
-            Message::Contents { zero: false, .. } => PAGE_SIZE,
+            Message::Contents { zero: false, .. } | Message::ReadAhead { zero: false } => PAGE_SIZE,
             _ => 0,
         };
         let operand_len = slot.map_or(0, |_| std::mem::size_of::<Slot>());
@@ -117,16 +119,14 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (GIVE_ZERO, 1..=CHUNK) => Message::GiveZero,
         (USE_POOL, 0) => return slot(payload).map(Message::UsePool),
         (DISCARDED, 0) => Message::Discarded,
-        (CONTENTS, tag) => {
-            let message = Message::Contents {
-                access: access(tag & 1)?,
-                zero: tag & CONTENTS_ZERO != 0,
+        (kind @ (CONTENTS | READ_AHEAD), tag) => {
+            let (access, zero) = (access(tag & 1)?, tag & CONTENTS_ZERO != 0);
+            let message = match (kind, access) {
+                (CONTENTS, access) => Message::Contents { access, zero },
+                (_, Access::Read) => Message::ReadAhead { zero },
+                (_, Access::Write) => return Err("a copy for reading with the right to write"),
             };
-            let expected = if tag & CONTENTS_ZERO != 0 {
-                0
-            } else {
-                PAGE_SIZE
-            };
+            let expected = if zero { 0 } else { PAGE_SIZE };
             if tag > 3 || payload.len() != expected {
                 return Err("contents with a wrong flag or length");
             }
@@ -171,6 +171,8 @@ mod tests {
             Message::Dropped,
             Message::GrantZero,
             Message::GiveZero,
+            Message::ReadAhead { zero: false },
+            Message::ReadAhead { zero: true },
             Message::Discarded,
             Message::UsePool(0xABCD_EF01),
             Message::Demand(Demand::Drop),

@@ -87,6 +87,18 @@ pub(crate) fn read_page(
     Ok(true)
 }
 
+/// Whether a page has no contents, or only zeroes. Somebody may write it at the same time: a hint.
+pub(crate) fn looks_empty(address: u64) -> Result<bool, DsmError> {
+    if !resident(address)? {
+        return Ok(true);
+    }
+    let words = address as *const u64;
+    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as checked, has contents,
+    // so that reading it does not wait for this engine; whole aligned words inside of the page are read, volatile
+    // because others may write them.
+    Ok((0..PAGE_SIZE / 8).all(|index| unsafe { words.add(index).read_volatile() } == 0))
+}
+
 fn resident(address: u64) -> Result<bool, DsmError> {
     let mut answer = 0u8;
     // SAFETY: mincore writes one byte per page asked about, here one, into `answer`.

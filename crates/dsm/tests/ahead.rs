@@ -6,7 +6,7 @@ mod cluster;
 use cluster::{Body, Cluster, Node, Shape};
 use lev_wire::NodeId;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -96,13 +96,155 @@ fn switched_off_each_page_is_asked_for() {
     });
 }
 
+/// All pages at home on the head, with contents from before.
+fn loaded(nodes: u16, pages: u64) -> Shape {
+    Shape {
+        homes: Some(vec![(pages, NodeId(0))]),
+        before: (0..pages).map(|page| (page, page + 1)).collect(),
+        ..Shape::new(nodes, pages)
+    }
+}
+
+/// Everything that the home has sent, and is about to send, is in place.
+fn arrived(home: &Node, reader: &Node) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let quiet = || {
+        // The transaction ends last: its end comes from the reader, and the home handles one frame after the other.
+        if !home.engine.describe_unsettled(1).is_empty() {
+            return false;
+        }
+        let sent = home.engine.counters();
+        reader.engine.counters().pages_received == sent.pages_sent + sent.zero_pages_sent
+    };
+    while !quiet() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(
+        quiet(),
+        "{:?} {:?} {:?} {:?}",
+        home.engine.describe_unsettled(9),
+        reader.engine.describe_unsettled(9),
+        home.engine.counters().named(),
+        reader.engine.counters().named()
+    );
+}
+
+#[test]
+fn memory_read_in_order_comes_in_groups() {
+    run(&Cluster::start(loaded(2, 1024)), |cluster| {
+        let (home, reader) = (&cluster.nodes[0], &cluster.nodes[1]);
+        for page in 0..1024 {
+            assert_eq!(reader.read(page, 0), page + 1);
+            // Whoever reads faster than that overtakes copies that are on their way, and asks for them.
+            arrived(home, reader);
+        }
+        let faults = reader.engine.counters().faults_read;
+        assert_eq!(
+            (faults, home.engine.counters().read_ahead_sent),
+            (66, 1024 - 66)
+        );
+        // Copies that nobody asked for are as coherent as others.
+        (0..1024).for_each(|page| home.write(page, 0, page + 2));
+        assert!((0..1024).all(|page| reader.read(page, 0) == page + 2));
+        (0..1024).for_each(|page| reader.write(page, 1, 3));
+        assert!((0..1024).all(|page| (home.read(page, 0), home.read(page, 1)) == (page + 2, 3)));
+    });
+}
+
+#[test]
+fn scattered_reads_bring_nothing_along() {
+    run(&Cluster::start(loaded(2, 2048)), |cluster| {
+        for page in (0..2048).step_by(64) {
+            assert_eq!(cluster.nodes[1].read(page, 0), page + 1);
+        }
+        assert_eq!(cluster.total("read_ahead_sent"), 0);
+    });
+}
+
+#[test]
+fn read_ahead_can_be_switched_off() {
+    let mut shape = loaded(2, 64);
+    shape.options.read_ahead = 0;
+    run(&Cluster::start(shape), |cluster| {
+        assert!((0..64).all(|page| cluster.nodes[1].read(page, 0) == page + 1));
+        assert_eq!(cluster.nodes[1].engine.counters().faults_read, 64);
+        assert_eq!(cluster.total("read_ahead_sent"), 0);
+    });
+}
+
+#[test]
+fn empty_and_bouncing_pages_stay_where_they_are() {
+    let shape = Shape {
+        before: vec![],
+        ..loaded(2, 64)
+    };
+    run(&Cluster::start(shape), |cluster| {
+        let (home, reader) = (&cluster.nodes[0], &cluster.nodes[1]);
+        // The home has all 64 pages, but something is only in the first half, and page 5 has been elsewhere.
+        (0..32).for_each(|page| home.write(page, 0, page + 1));
+        reader.write(5, 1, 1);
+        home.write(5, 1, 2);
+        std::thread::sleep(Duration::from_millis(2)); // nothing is held any more
+        let upgrades = |pages: std::ops::Range<u64>| {
+            let before = home.engine.counters().faults_upgrade;
+            pages.for_each(|page| home.write(page, 2, 9));
+            home.engine.counters().faults_upgrade - before
+        };
+        for page in [0, 1, 2, 16, 32, 33, 34, 48] {
+            assert_eq!(reader.read(page, 0), if page < 32 { page + 1 } else { 0 });
+        }
+        assert_eq!(upgrades(5..6), 0);
+        assert_eq!(upgrades(32..64), 4); // those that were asked for
+        assert_eq!(upgrades(16..32), 16);
+    });
+}
+
+/// The home changes its pages all the time while others read them in order: no word goes back.
+#[test]
+fn nobody_who_reads_ahead_reads_old_words() {
+    let (pages, scans) = (192, 40);
+    let cluster = Cluster::start(loaded(3, pages));
+    let body = move |cluster: &Cluster, me: usize| {
+        let node = &cluster.nodes[me];
+        let mut seen: Vec<u64> = (1..=pages).collect();
+        for scan in 0..scans {
+            for page in 0..pages {
+                if me == 0 && (page * 7 + scan) % 5 == 0 {
+                    // Other words of the page, too, so that a torn or old page shows.
+                    let value = node.read(page, 0) + 1;
+                    node.word(page, 511).store(value, Release);
+                    node.word(page, 0).store(value, Release);
+                }
+                let value = node.word(page, 0).load(Acquire);
+                let last = node.word(page, 511).load(Acquire);
+                let seen = &mut seen[page as usize];
+                assert!(value >= *seen, "page {page} went back to {value}");
+                assert!(
+                    last >= value || last == 0,
+                    "page {page}: {value} before {last}"
+                );
+                *seen = value;
+            }
+        }
+    };
+    let body = Arc::new(body);
+    let bodies = (0..3).map(|me| {
+        let body = Arc::clone(&body);
+        Box::new(move |cluster: &Cluster| body(cluster, me)) as Body
+    });
+    cluster.run(LIMIT, bodies.collect());
+    assert!(cluster.total("read_ahead_sent") > 0);
+    cluster.stop();
+}
+
 /// Every thread has a word in each page. All touch everything in their own order, at first alone and then again to look
-/// at the others; then one node discards it all, and everybody must see zeroes.
+/// at the others; then each compares everything with what was written, and one node discards it all, and everybody must see zeroes.
 fn rounds_of_first_touches(mut shape: Shape, threads: usize, rounds: u64) {
     shape.options.zero_block = 32; // so that nobody gets everything at once
     let (nodes, pages) = (usize::from(shape.nodes), shape.pages);
     let cluster = Cluster::start(shape);
     let barrier = Arc::new(Barrier::new(threads));
+    let written = Arc::new(Mutex::new(vec![vec![0; pages as usize]; threads]));
     let body = move |cluster: &Cluster, me: usize, barrier: &Barrier| {
         let node = &cluster.nodes[me % nodes];
         let mut seed = me as u64 * 7 + 1;
@@ -134,8 +276,13 @@ fn rounds_of_first_touches(mut shape: Shape, threads: usize, rounds: u64) {
                 );
             }
             barrier.wait();
-            for page in 0..pages {
-                assert_eq!(node.read(page, me * 8), mine[page as usize]);
+            written.lock().unwrap()[me] = mine;
+            barrier.wait();
+            let expected = written.lock().unwrap().clone();
+            for page in (0..pages).map(|page| (first + page) % pages) {
+                for (other, expected) in expected.iter().enumerate() {
+                    assert_eq!(node.read(page, other * 8), expected[page as usize]);
+                }
             }
             barrier.wait();
             if me as u64 == round % threads as u64 {
@@ -154,7 +301,7 @@ fn rounds_of_first_touches(mut shape: Shape, threads: usize, rounds: u64) {
         Box::new(move |cluster: &Cluster| body(cluster, me, &barrier)) as Body
     });
     cluster.run(LIMIT, bodies.collect());
-    assert!(cluster.total("zero_range_pages") > 0);
+    assert!(cluster.total("zero_range_pages") > 0 && cluster.total("read_ahead_sent") > 0);
     cluster.stop();
 }
 

@@ -97,6 +97,8 @@ pub struct EngineOptions {
     pub stripes: u32,
     /// Largest zero-fill at once, pages.
     pub zero_block: u32,
+    /// Most pages, the asked one included, that a home sends for one read; 0: never more than the asked one.
+    pub read_ahead: u32,
 }
 
 impl Default for EngineOptions {
@@ -106,6 +108,7 @@ impl Default for EngineOptions {
             hold_us: 50,
             stripes: 1,
             zero_block: 512,
+            read_ahead: 16,
         }
     }
 }
