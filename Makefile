@@ -96,9 +96,14 @@ test-wheel: wheel ## the built wheel, installed into a fresh environment
 	@LEV_TEST_WHEEL="$$(ls dist/*.whl)" $(BIN)/pytest tests/unit/test_packaging.py -q -m slow
 
 .PHONY: test-vm
-test-vm: build ## tests that boot machines
+test-vm: build ## tests that boot machines: the lab, and one machine over two nodes
 	$(call say,tests that boot machines)
-	@$(BIN)/pytest tests/vm -m vm
+	@$(BIN)/pytest tests/vm -m 'vm and not slow'
+
+.PHONY: test-long
+test-long: build ## all shapes of machines, coherence at length, failures (an hour and more)
+	$(call say,long tests that boot machines)
+	@$(BIN)/pytest tests/vm -m 'vm and slow'
 
 .PHONY: lint
 lint: build ## formatters, clippy, ruff, mypy, stubtest: no warnings allowed

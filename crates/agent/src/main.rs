@@ -13,7 +13,6 @@ mod info;
 mod message;
 mod program;
 mod serve;
-mod softirq;
 mod sys;
 
 use std::ffi::OsString;
@@ -39,7 +38,6 @@ fn run(arguments: &[OsString]) -> io::Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap_or("")).collect();
     match words.as_slice() {
         ["serve", name] => {
-            softirq::run_first();
             let ended = serve::serve(serve::open_port(name)?);
             match &ended {
                 Ok(why) => eprintln!("lev-agent: {why:?}"),

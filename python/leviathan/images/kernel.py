@@ -175,7 +175,10 @@ def find(progress: Progress = lambda step: None, needs: Iterable[str] = ()) -> K
 def _installed(root: Path = Path("/")) -> list[Kernel]:
     found = []
     for vmlinuz in sorted(root.glob("boot/vmlinuz-*"), key=_version_key, reverse=True):
-        modules = root / "lib/modules" / vmlinuz.name.removeprefix("vmlinuz-")
+        release = vmlinuz.name.removeprefix("vmlinuz-")
+        # Packages since Debian 13 carry /usr/lib/modules, which an installed system shows as /lib/modules.
+        places = [root / folder / release for folder in ("lib/modules", "usr/lib/modules")]
+        modules = next((place for place in places if place.is_dir()), places[0])
         if os.access(vmlinuz, os.R_OK) and (modules / "kernel").is_dir():
             found.append(Kernel(vmlinuz, modules, modules.name))
     return found

@@ -50,6 +50,11 @@ class LabOptions:
     """Programs of this system to bring along, with their libraries."""
     module_parameters: Mapping[str, str] = field(default_factory=lambda: {"kvm_amd": "npt=1"})
     kernel_arguments: str = ""
+    one_thread: bool = False
+    """Run all CPUs of a machine in turn on one thread of ours. With a thread each, TCG's nested paging now and then
+    shuts guests down, or crashes the lab machine's own kernel, when vCPUs interrupt each other often; stock QEMU, which
+    kicks its vCPUs less, hung in machines of one thread. Never with shared memory: one thread does locked instructions
+    in pieces, which another machine sees."""
     qemu_arguments: Sequence[str] = ()
     console_log: Path | None = None
     """Folder for the consoles, one file per machine; ``None``: only the last lines are kept."""
@@ -150,6 +155,7 @@ class Lab:
                     nics=nics[index],
                     pool=pool,
                     kernel_arguments=options.kernel_arguments,
+                    one_thread=options.one_thread,
                     extra=options.qemu_arguments,
                 )
                 log = options.console_log / f"{spec.name}.console" if options.console_log else None

@@ -75,6 +75,7 @@ class MachineSpec:
     """Descriptor and size of memory shared between lab machines."""
     cpu_model: str = CPU_MODEL
     kernel_arguments: str = ""
+    one_thread: bool = False
     extra: Sequence[str] = field(default=())
     """More QEMU arguments."""
 
@@ -87,12 +88,11 @@ class MachineSpec:
         command = [
             *(str(self.qemu), "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
             *("-name", f"leviathan-{self.name}"),
-            # One thread for all CPUs: with several, TCG's nested paging now and then shuts guests down or crashes the
-            # lab machine's own kernel when interrupts are frequent; and one is faster here, exits take fewer locks.
-            # Not so with memory that another machine shares: one thread does locked instructions in pieces. Then TCG
-            # must believe in more CPUs, even if only one is there.
-            *("-machine", "q35,usb=off,vmport=off", "-accel", f"tcg,thread={'multi' if self.pool else 'single'}"),
-            *("-cpu", self.cpu_model, "-smp", f"{self.cpus},maxcpus={max(self.cpus, 2)}"),
+            *("-machine", "q35,usb=off,vmport=off"),
+            *("-accel", f"tcg,thread={'single' if self.one_thread else 'multi'}", "-cpu", self.cpu_model),
+            # With one CPU and no more to come, TCG would do locked instructions in pieces: another machine that shares
+            # memory would see them.
+            *("-smp", f"{self.cpus},maxcpus={max(self.cpus, 2)}"),
             *("-m", f"{self.memory >> 20}M"),
             *("-kernel", str(self.kernel), "-initrd", f"/proc/self/fd/{self.image}"),
             *("-append", f"{KERNEL_COMMAND_LINE} {self.kernel_arguments}".rstrip()),

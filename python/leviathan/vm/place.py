@@ -107,8 +107,7 @@ def lab_size(machine: Machine) -> tuple[int, int]:
     count = machine.lab.machines
     copies = 1 if machine.stock or count > 1 else min(len(machine.shares()), 2)
     memory = machine.lab.memory or LAB_BASE_MEMORY + copies * machine.memory
-    # One machine: TCG runs its CPUs in turn, and two of them share the time among many vCPUs better than one. Several
-    # machines run beside each other; one CPU each keeps TCG's threads from racing (see lab.machine).
+    # Machines that run beside each other have one CPU each, so that nothing in TCG's nested virtualization can race.
     cpus = machine.lab.cpus or (2 if count == 1 else 1)
     return cpus, memory
 
@@ -137,6 +136,7 @@ def _place_in_lab(
         inner_qemu=Path(boot.qemu.path),
         files={GUEST_KERNEL: boot.kernel, GUEST_INITRD: boot.initrd},
         boot_seconds=machine.timeouts.lab,
+        one_thread=count == 1 and not machine.stock,
     )
     name = "booting the lab machine" if count == 1 else f"booting {count} lab machines"
     with progress.step(name):
