@@ -59,6 +59,8 @@ class Engine(_Strict):
     """userfaultfd contexts that guest memory is striped over."""
     zero_block: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
     """Largest zero-fill at once, pages."""
+    read_ahead: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Most pages sent along with one that is read; 0: none."""
 
 
 class Timeouts(_Strict):
