@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -14,20 +16,30 @@ from leviathan.vm.record import Record
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def tables(kind: Any) -> Iterator[type[BaseModel]]:
+    """The models within a field's type: itself, in a list, optional."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in get_args(kind):
+        yield from tables(part)
+
+
 def fields(model: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += fields(kind, f"{prefix}{name}.")
-        else:
-            names.append(prefix + (field.alias or name))
+        names.append(prefix + (field.alias or name))
+        for table in tables(field.annotation):
+            names += fields(table, f"{prefix}{name}.")
     return names
 
 
 def test_every_field_of_a_machine_is_described() -> None:
     text = (ROOT / "docs/reference/machine.md").read_text()
-    assert [name for name in fields(Machine) if f"`{name}`" not in text] == []
+    names = fields(Machine)
+    assert "cxl.windows.granularity" in names
+    # Tables are described by their fields; what stands in a table of a table, by its own name.
+    described = [(f"`{name}`", f"`{name}.", f"`{name.rsplit('.')[-1]}`") for name in names]
+    assert [ways[0] for ways in described if not any(way in text for way in ways)] == []
 
 
 def test_every_command_and_option_is_described() -> None:

@@ -15,7 +15,18 @@ from leviathan.model.machine import Machine
 
 __all__ = ["load_machine", "make_machine", "parse_settings"]
 
-PATH_FIELDS = ("kernel", "initrd", "add")
+PATH_FIELDS = (
+    "kernel",
+    "initrd",
+    "add",
+    "firmware",
+    "firmware_variables",
+    "disks.file",
+    "cxl.memory.persistent.file",
+    "cxl.memory.volatile.file",
+    "cxl.memory.dynamic.file",
+    "cxl.memory.labels.file",
+)
 
 
 def load_machine(path: Path | None, changes: Mapping[str, Any] | None = None) -> Machine:
@@ -37,8 +48,7 @@ def load_machine(path: Path | None, changes: Mapping[str, Any] | None = None) ->
     if "schema" not in data:
         raise ConfigError(f"{path}: schema is missing", hint="the first line of a machine file is: schema = 1")
     for field in PATH_FIELDS:
-        if isinstance(data.get(field), str):
-            data[field] = str(path.parent / data[field])
+        _below(data, field.split("."), path.parent)
     if isinstance(data.get("nodes"), list) and changes and "nodes" not in changes:
         for name in {"cpus", "memory"} & set(changes):
             raise UsageError(
@@ -75,6 +85,18 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
                 raise UsageError(f"--set {setting}: {word} was already given a plain value")
         table[words[-1]] = value
     return result
+
+
+def _below(table: Any, words: Sequence[str], folder: Path) -> None:
+    """Makes one path field relative to a folder, wherever it stands in tables and lists of tables."""
+    if isinstance(table, list):
+        for item in table:
+            _below(item, words, folder)
+    elif isinstance(table, dict) and words[0] in table:
+        if len(words) > 1:
+            _below(table[words[0]], words[1:], folder)
+        elif isinstance(table[words[0]], str):
+            table[words[0]] = str(folder / table[words[0]])
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from leviathan.model.base import Options, Strict
+from leviathan.model.cxl import Cxl
+from leviathan.model.devices import Disk, Display, Network
+from leviathan.model.platform import Accel, Arch, Cpu, CpuField, MachineType, NumaNode
 from leviathan.model.sizes import GIB, MIB, Size, format_size, parse_size
 
 __all__ = ["Engine", "LabOptions", "Machine", "NodeShare", "Pool", "Timeouts"]
@@ -22,11 +26,7 @@ MAX_MEMORY = 960 * GIB
 """Above this, QEMU moves memory around the HyperTransport hole of AMD's address map."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
-
-
-class NodeShare(_Strict):
+class NodeShare(Strict):
     """What one node contributes."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] | None = None
@@ -41,14 +41,14 @@ class NodeShare(_Strict):
         return memory
 
 
-class Pool(_Strict):
+class Pool(Strict):
     """Memory that all nodes map, for pages whose ownership bounces."""
 
     enabled: bool = True
     size: Size = 64 * MIB
 
 
-class Engine(_Strict):
+class Engine(Strict):
     """Tunables of the coherence engine; ``None`` leaves the engine's default."""
 
     promote_after: Annotated[int, Field(ge=1)] | None = None
@@ -63,7 +63,7 @@ class Engine(_Strict):
     """Most pages sent along with one that is read; 0: none."""
 
 
-class Timeouts(_Strict):
+class Timeouts(Strict):
     """Limits of every wait, seconds."""
 
     lab: Annotated[float, Field(gt=0)] = 120
@@ -78,7 +78,7 @@ class Timeouts(_Strict):
     """QEMU ends after the guest powered off."""
 
 
-class LabOptions(_Strict):
+class LabOptions(Strict):
     """Lab machines, for hosts without usable KVM."""
 
     machines: Annotated[int, Field(ge=1, le=MAX_NODES)] = 1
@@ -98,29 +98,76 @@ Nodes = Annotated[
 ]
 
 
-class Machine(_Strict):
-    """One giant VM.
+class Machine(Strict):
+    """One machine: a giant VM over ``nodes``, or a plain QEMU on this host (``nodes = 0``).
 
-    ``nodes`` is a number (equal shares), a list of shares, or 0: the same guest under stock QEMU and KVM, as baseline.
+    ``nodes`` is a number (equal shares), a list of shares, or 0: stock QEMU alone, under KVM where it runs, else TCG.
+    Left out, it is 2; 0 for machines with CXL and for those of another architecture.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = "leviathan"
+    arch: Arch = "x86_64"
+    """Architecture of the guest."""
+    machine_type: MachineType = "q35"
+    """QEMU's machine; left out: ``q35`` for x86_64, ``virt`` for aarch64."""
+    machine_options: Options = {}
+    """More properties of QEMU's ``-machine``."""
+    accel: Accel = "auto"
+    """``auto``: KVM where it runs guests of this architecture, else TCG. Giant VMs always run under KVM."""
+    cpu: CpuField = Cpu()
+    """Model and features: a table, or words as QEMU's ``-cpu`` takes them."""
     cpus: Annotated[int, Field(ge=1, le=MAX_CPUS)] = 4
     memory: Size = GIB
+    memory_max: Size | None = None
+    """With memory slots: up to how much memory may be plugged in. CXL does not need it."""
+    memory_slots: Annotated[int, Field(ge=0, le=256)] = 0
     nodes: Nodes = 2
+    numa: list[NumaNode] = []
+    """NUMA nodes of a plain machine; those of a giant VM follow its nodes."""
+    boot: Literal["auto", "kernel", "firmware"] = "auto"
+    """``auto``: from disk by firmware if there are disks and no kernel is given, else a kernel."""
     kernel: Path | None = None
-    """A bzImage; ``None``: the distribution's cloud kernel."""
+    """A bzImage or Image; left out: the distribution's cloud kernel."""
     initrd: Path | None = None
-    """An initramfs of the user's own; ``None``: ours, which can run commands."""
+    """An initramfs of the user's own; left out: ours, which can run commands."""
     append: str = ""
     """More words for the kernel's command line."""
+    firmware: Path | None = None
+    """Firmware image (UEFI); left out: SeaBIOS on x86_64, the distribution's UEFI on aarch64 where ACPI needs it."""
+    firmware_variables: Path | None = None
+    """UEFI's variables, a file of this machine's own: both are then flash devices."""
+    acpi: bool = True
+    """ACPI tables; without them there is no CXL."""
+    gic_version: Annotated[
+        Literal["auto", "2", "3", "4", "max", "host"],
+        BeforeValidator(
+            lambda value: str(value) if isinstance(value, int) else value, json_schema_input_type=str | int
+        ),
+    ] = "auto"
+    """Interrupt controller of ``virt``; ``auto``: 3."""
+    reboot: Literal["auto", "cold", "warm"] = "auto"
+    """A guest's reboot: ``cold`` starts QEMU anew, ``warm`` resets it. ``auto``: cold with CXL."""
     add: Path | None = None
     """A folder whose files go into the guest's root."""
     programs: list[Path] = []
     """Programs of this system that the guest gets, with the libraries they need."""
-    qemu: str = "qemu-system-x86_64"
+    cxl: Cxl | None = None
+    disks: list[Disk] = []
+    networks: list[Network] = []
+    display: Display = Display()
+    serial: list[str] | None = None
+    """Serial ports as QEMU's ``-serial`` takes them: ``"mon:stdio"``; left out: one on the terminal."""
+    monitor: list[str] = []
+    """Human monitors as QEMU's ``-monitor`` takes them: ``"telnet:127.0.0.1:4444,server,nowait"``."""
+    qmp: list[str] = []
+    """Machine monitors as QEMU's ``-qmp`` takes them."""
+    default_devices: bool = False
+    """QEMU's own default devices: a network card, a VGA card, a serial port and more."""
+    qemu: str = ""
+    """QEMU's name or path; left out: ``qemu-system-`` and the architecture."""
     qemu_args: list[str] = []
+    """More arguments for QEMU, as they are, at the end."""
     on: Literal["auto", "native", "lab"] = "auto"
     encrypt: Literal["auto", "on", "off"] = "auto"
     numa_distance: Annotated[int, Field(ge=11, le=254)] = 20
@@ -128,6 +175,22 @@ class Machine(_Strict):
     engine: Engine = Engine()
     lab: LabOptions = LabOptions()
     timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _depending_defaults(cls, data: Any) -> Any:
+        """Defaults that follow from other fields."""
+        if not isinstance(data, dict):
+            return data
+        arch = data.get("arch", "x86_64")
+        changes: dict[str, Any] = {}
+        if "nodes" not in data and (data.get("cxl") is not None or arch != "x86_64"):
+            changes["nodes"] = 0
+        if not data.get("qemu") and isinstance(arch, str):
+            changes["qemu"] = f"qemu-system-{arch}"
+        if data.get("machine_type") is None:
+            changes["machine_type"] = "virt" if arch == "aarch64" else "q35"
+        return data | changes
 
     @model_validator(mode="before")
     @classmethod
