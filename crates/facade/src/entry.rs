@@ -53,13 +53,12 @@ unsafe fn system_call(fd: i32, request: u32, argument: usize) -> Result<i32, i32
     }
 }
 
-/// The kernel's answer, unless the capability is one that this machine cannot offer.
+/// The kernel's answer, as far as it holds for all nodes.
 pub fn check_extension(fd: i32, argument: usize) -> Result<i32, i32> {
-    if capability::hidden(argument as u32).is_some() {
-        return Ok(0);
-    }
     // SAFETY: CHECK_EXTENSION takes a number.
-    unsafe { kernel(fd, ioctl::CHECK_EXTENSION, argument) }
+    let answer = unsafe { kernel(fd, ioctl::CHECK_EXTENSION, argument)? };
+    let vcpus = vm::current().map_or(0, |vm| vm.fabric.vcpus());
+    Ok(capability::answer(argument as u32, answer, vcpus))
 }
 
 /// # Safety
@@ -70,5 +69,5 @@ unsafe fn filter_cpuid(argument: usize) {
         let count = (*(argument as *const k::kvm_cpuid2)).nent as usize;
         std::slice::from_raw_parts_mut((argument + 8) as *mut k::kvm_cpuid_entry2, count)
     };
-    cpuid::filter(entries, true);
+    cpuid::filter(entries);
 }

@@ -1,6 +1,6 @@
 //! The C symbols that this library puts before glibc's.
 
-use crate::{entry, fail, vm};
+use crate::{discard, entry, fail, vm};
 use lev_kvmabi::ioctl as number;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -40,6 +40,15 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> 
     guarded(|| unsafe { entry::kvm_call(fd, call, argument) })
 }
 
+/// The kernel's answer to a raw system call as `Result`.
+fn answered(result: i64) -> Result<(), i32> {
+    if result < 0 {
+        Err(entry::errno(&std::io::Error::last_os_error()))
+    } else {
+        Ok(())
+    }
+}
+
 /// `madvise(2)`: guest memory that QEMU gives back is emptied on every node.
 ///
 /// # Safety
@@ -47,20 +56,66 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> 
 #[no_mangle]
 pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int {
     const DISCARDS: [c_int; 3] = [libc::MADV_DONTNEED, libc::MADV_REMOVE, libc::MADV_FREE];
-    if let Some(vm) = vm::current().filter(|vm| vm.holds(address as usize, len)) {
-        if DISCARDS.contains(&advice) {
-            return guarded(|| {
-                vm.discard(address.cast(), len);
-                Ok(0)
-            });
-        }
-        // Huge pages would make the unit of coherence 2 MiB.
-        if advice == libc::MADV_HUGEPAGE || advice == libc::MADV_MERGEABLE {
-            return 0;
-        }
+    // SAFETY: the caller's arguments, or a part of the caller's range.
+    let raw =
+        |start: usize, len: usize| unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) };
+    // Huge pages would make the unit of coherence 2 MiB.
+    let huge = advice == libc::MADV_HUGEPAGE || advice == libc::MADV_MERGEABLE;
+    match vm::current() {
+        Some(vm) if huge && discard::holds(vm, address as usize, len) => 0,
+        Some(vm) if DISCARDS.contains(&advice) => guarded(|| {
+            discard::divide(vm, address as usize, len, |start, len| {
+                answered(raw(start, len))
+            })
+        }),
+        _ => raw(address as usize, len) as c_int,
     }
-    // SAFETY: the caller's arguments, unchanged.
-    unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
+}
+
+/// `munmap(2)`: coherent guest memory is emptied on every node and its addresses stay taken, so that nothing else can appear
+/// where other nodes know a page of the guest.
+///
+/// # Safety
+/// As for munmap(2).
+#[no_mangle]
+pub unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
+    // SAFETY: the caller's arguments, or a part of the caller's range.
+    let raw = |start: usize, len: usize| unsafe { libc::syscall(libc::SYS_munmap, start, len) };
+    match vm::current() {
+        Some(vm) => guarded(|| {
+            discard::divide(vm, address as usize, len, |start, len| {
+                answered(raw(start, len))
+            })
+        }),
+        None => raw(address as usize, len) as c_int,
+    }
+}
+
+/// `fallocate(2)`: a hole in a file that is guest memory is made on every node.
+///
+/// # Safety
+/// As for fallocate(2).
+#[no_mangle]
+pub unsafe extern "C" fn fallocate(fd: c_int, mode: c_int, offset: i64, len: i64) -> c_int {
+    // SAFETY: numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, offset, len) };
+    match vm::current() {
+        Some(vm) if result == 0 && mode & libc::FALLOC_FL_PUNCH_HOLE != 0 => guarded(|| {
+            discard::punch(vm, fd, offset, len);
+            Ok(0)
+        }),
+        _ => result as c_int,
+    }
+}
+
+/// `fallocate64(2)`: what programs with 64-bit file offsets call.
+///
+/// # Safety
+/// As for fallocate(2).
+#[no_mangle]
+pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: i64, len: i64) -> c_int {
+    // SAFETY: the caller's contract.
+    unsafe { fallocate(fd, mode, offset, len) }
 }
 
 extern "C" fn start() {

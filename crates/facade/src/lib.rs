@@ -8,6 +8,7 @@
 //! own threads block all signals; children do not inherit the preload.
 
 mod clock;
+mod discard;
 mod doorbell;
 mod entry;
 mod exports;

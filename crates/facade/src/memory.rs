@@ -167,7 +167,7 @@ fn add_segment(vm: &Vm, shared: &Shared, range: Range<u64>, gpa: u64) {
 }
 
 /// The parts of `whole` that are in none of `known` (sorted, disjoint).
-fn gaps(whole: Range<u64>, known: &[Range<u64>]) -> Vec<Range<u64>> {
+pub fn gaps(whole: Range<u64>, known: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut out = Vec::new();
     let mut at = whole.start;
     for range in known {

@@ -9,6 +9,7 @@ use lev_kvmabi::shape::{self, Shape};
 use lev_mesh::message::vcpu as kind;
 use lev_mesh::run_frame;
 use lev_transport::{Channel, Receiver, Sender};
+use lev_vcpu::kick;
 use lev_wire::NodeId;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -149,7 +150,7 @@ impl RemoteVcpu {
         }
         // QEMU's kick is a signal whose handler sets `immediate_exit`. With every signal blocked it cannot come
         // between the look at that flag and the wait; the wait itself lets it through.
-        let blocked = SignalsBlocked::new();
+        let blocked = kick::Blocked::all();
         let mut cancelled = false;
         loop {
             if !cancelled && self.page.immediate_exit() {
@@ -161,7 +162,7 @@ impl RemoteVcpu {
             }
             match line
                 .receiver
-                .recv_interruptible(Some(&blocked.before), Some(Duration::from_secs(1)))
+                .recv_interruptible(Some(blocked.before()), Some(Duration::from_secs(1)))
             {
                 Ok(None) => {}
                 Ok(Some((header, payload))) => {
@@ -185,30 +186,5 @@ impl RemoteVcpu {
                 Err(error) => self.lost(vm, &error.to_string()),
             }
         }
-    }
-}
-
-/// All signals blocked in the calling thread, until dropped.
-struct SignalsBlocked {
-    before: libc::sigset_t,
-}
-
-impl SignalsBlocked {
-    fn new() -> Self {
-        // SAFETY: sigfillset initializes the set; pthread_sigmask fills the old one.
-        unsafe {
-            let mut all: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-            Self { before }
-        }
-    }
-}
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the mask that the thread had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
 }

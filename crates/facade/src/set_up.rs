@@ -52,7 +52,7 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
         Credentials::from_cluster(&cluster, NodeId::HEAD),
     );
     let fabric = Arc::new(Fabric::new(NodeId::HEAD, owners(&cluster)));
-    let shared = (cluster.nodes.len() > 1).then(|| join(&cluster, &credentials, &fabric));
+    let shared = (cluster.nodes.len() > 1).then(|| join(fd, &cluster, &credentials, &fabric));
     let vm = vm::establish(Vm {
         device,
         fd,
@@ -148,7 +148,7 @@ pub fn open_vcpu(vm: &Vm, node: NodeId, vcpu: u32) -> Channel {
     open(&vm.cluster, &vm.credentials, node, Purpose::Vcpu(vcpu))
 }
 
-fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> Shared {
+fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> Shared {
     let nodes = cluster.nodes.len();
     let others = || (1..nodes).map(|index| NodeId(index as u16));
     let names: Arc<Vec<String>> =
@@ -168,7 +168,7 @@ fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> S
         })
         .collect();
     let (pool, pool_path) = open_pool(cluster.pool.as_ref());
-    configure(cluster, &workers, pool_path.as_deref());
+    configure(vm_fd, cluster, &workers, pool_path.as_deref());
 
     let interrupts = Arc::new(InterruptPeers::new(NodeId::HEAD, nodes));
     fabric.connect(Box::new(Link(Arc::clone(&interrupts))));
@@ -221,10 +221,18 @@ fn join(cluster: &Cluster, credentials: &Credentials, fabric: &Arc<Fabric>) -> S
 }
 
 /// Describes the VM to every worker and checks what they answer.
-fn configure(cluster: &Cluster, workers: &[Arc<ControlClient>], pool_path: Option<&str>) {
+fn configure(
+    vm_fd: i32,
+    cluster: &Cluster,
+    workers: &[Arc<ControlClient>],
+    pool_path: Option<&str>,
+) {
     let mut public = cluster.clone();
     public.secret.clear();
-    let head_khz = host::tsc_khz().unwrap_or(0);
+    let head_khz = or_die(
+        "rate of the time-stamp counter (Linux 5.18 or newer tells)",
+        host::tsc_khz(vm_fd),
+    );
     for worker in workers {
         let message = Configure {
             cluster: public.clone(),

@@ -88,19 +88,4 @@ impl Vm {
     pub fn fail(&self, what: &str, error: &MeshError) -> ! {
         fail::die(fail::GUEST_DIED, &format!("{what}: {error}"), None)
     }
-
-    /// The range belongs to guest memory that is kept coherent.
-    pub fn holds(&self, address: usize, len: usize) -> bool {
-        let (first, pages) = (address as u64 / 4096, (len as u64).div_ceil(4096));
-        self.shared
-            .as_ref()
-            .is_some_and(|shared| !shared.engine.contains(first, pages).is_empty())
-    }
-
-    /// QEMU gives guest memory back.
-    pub fn discard(&self, address: *mut u8, len: usize) {
-        if let Some(shared) = &self.shared {
-            shared.engine.discard(address, len);
-        }
-    }
 }

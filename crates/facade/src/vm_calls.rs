@@ -163,7 +163,7 @@ fn create_vcpu(vm: &Vm, id: u32) -> Result<i32, i32> {
     let (fd, object) = if owner == NodeId::HEAD {
         // SAFETY: CREATE_VCPU takes a number.
         let fd = unsafe { kernel(vm.fd, ioctl::CREATE_VCPU, id as usize)? };
-        let vcpu = Arc::new(Vcpu::new(id, fd, map(fd, len)?, true));
+        let vcpu = Arc::new(Vcpu::new(id, fd, map(fd, len)?));
         if !vm.fabric.add(Arc::clone(&vcpu)) {
             return Err(libc::EEXIST);
         }

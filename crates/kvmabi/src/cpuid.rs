@@ -8,21 +8,15 @@ use kvm_bindings::kvm_cpuid_entry2;
 const KVM_FEATURES: u32 = 0x4000_0001;
 /// KVM feature bits that stay: only "no delay on port access" (bit 1) has nothing to do with clocks or APICs.
 const KVM_FEATURES_KEPT: u32 = 1 << 1;
-const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const VMX: u32 = 1 << 5;
 const SVM: u32 = 1 << 2;
 
 /// Takes out what a VM over several nodes, with local APICs in user space, cannot offer.
-pub fn filter(entries: &mut [kvm_cpuid_entry2], x2apic: bool) {
+pub fn filter(entries: &mut [kvm_cpuid_entry2]) {
     for entry in entries {
         match entry.function {
-            1 => {
-                entry.ecx &= !(TSC_DEADLINE | VMX);
-                if !x2apic {
-                    entry.ecx &= !X2APIC;
-                }
-            }
+            1 => entry.ecx &= !(TSC_DEADLINE | VMX),
             0x8000_0001 => entry.ecx &= !SVM,
             KVM_FEATURES => {
                 entry.eax &= KVM_FEATURES_KEPT;
@@ -224,7 +218,7 @@ mod tests {
     #[test]
     fn what_needs_an_in_kernel_apic_is_taken_out() {
         let mut entries = [
-            entry(1, 0, TSC_DEADLINE | X2APIC | VMX | 1),
+            entry(1, 0, TSC_DEADLINE | VMX | 1),
             kvm_cpuid_entry2 {
                 function: KVM_FEATURES,
                 eax: u32::MAX,
@@ -232,7 +226,7 @@ mod tests {
                 ..Default::default()
             },
         ];
-        filter(&mut entries, false);
+        filter(&mut entries);
         assert_eq!(entries[0].ecx, 1);
         assert_eq!((entries[1].eax, entries[1].edx), (KVM_FEATURES_KEPT, 0));
     }

@@ -152,12 +152,12 @@ impl ControlServer {
             );
         });
         let worker = Worker::new(configure, on_lost, on_fatal)?;
-        self.place.set(Arc::new(worker));
         let configured = Configured {
-            tsc_khz: tsc_khz(),
+            tsc_khz: worker.tsc_khz()?,
             memory_available: memory_available(),
             pid: process::id(),
         };
+        self.place.set(Arc::new(worker));
         Ok(serde_json::to_vec(&configured).unwrap_or_default())
     }
 
@@ -245,10 +245,6 @@ fn report_of(worker: &Worker) -> Vec<u8> {
         Some(&worker.peers.interrupts),
     );
     serde_json::to_vec(&report).unwrap_or_default()
-}
-
-fn tsc_khz() -> u32 {
-    lev_mesh::host::tsc_khz().unwrap_or(0)
 }
 
 fn memory_available() -> u64 {

@@ -156,7 +156,7 @@ impl Worker {
             )?)
         };
         let page = map_run_page(self.device.as_raw_fd(), &fd)?;
-        let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page, true));
+        let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page));
         if !self.fabric.add(vcpu) {
             return Err(Refusal::because(
                 libc::EEXIST,
@@ -168,6 +168,18 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .push(fd);
         Ok(())
+    }
+
+    /// Rate of this host's time-stamp counter, kHz.
+    ///
+    /// # Errors
+    /// The kernel is older than Linux 5.18.
+    pub fn tsc_khz(&self) -> Result<u32, Refusal> {
+        lev_mesh::host::tsc_khz(self.vm.as_raw_fd()).map_err(|error| {
+            let message =
+                format!("rate of the time-stamp counter (Linux 5.18 or newer tells): {error}");
+            Refusal::because(libc::EOPNOTSUPP, message)
+        })
     }
 
     /// Bytes of extended state of a vCPU (`KVM_CAP_XSAVE2`).

@@ -78,9 +78,9 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU in its power-on state. `page` is its own mapping of `fd`; `x2apic`: the guest may use that mode.
+    /// A vCPU in its power-on state. `page` is its own mapping of `fd`.
     #[must_use]
-    pub fn new(id: u32, fd: i32, page: RunPage, x2apic: bool) -> Self {
+    pub fn new(id: u32, fd: i32, page: RunPage) -> Self {
         let bootstrap = id == 0;
         let state = if bootstrap {
             MpState::Runnable
@@ -88,7 +88,7 @@ impl Vcpu {
             MpState::Uninitialized
         };
         let mut apic = LocalApic::new(id, bootstrap);
-        apic.offer_x2apic(x2apic);
+        apic.offer_x2apic(true);
         Self {
             id,
             fd,
@@ -246,7 +246,7 @@ mod tests {
     fn vcpu(id: u32, memory: &mut [u64]) -> Vcpu {
         // SAFETY: each test keeps the memory alive as long as the vCPU.
         let page = unsafe { RunPage::new(memory.as_mut_ptr().cast(), 4096) };
-        Vcpu::new(id, -1, page, false)
+        Vcpu::new(id, -1, page)
     }
 
     #[test]

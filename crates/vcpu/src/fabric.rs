@@ -84,6 +84,12 @@ impl Fabric {
         let _ = self.link.set(link);
     }
 
+    /// vCPUs of the machine, over all nodes.
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.owners.len()
+    }
+
     /// The node that runs a vCPU; `None` for a number that the cluster does not have.
     #[must_use]
     pub fn owner(&self, vcpu: u32) -> Option<NodeId> {
@@ -225,8 +231,8 @@ mod tests {
         let mut memory = vec![0u64; 512];
         // SAFETY: the memory outlives the vCPU.
         let page = unsafe { lev_kvmabi::run_page::RunPage::new(memory.as_mut_ptr().cast(), 4096) };
-        assert!(!fabric.add(Arc::new(Vcpu::new(0, -1, page, false))));
-        assert!(fabric.add(Arc::new(Vcpu::new(1, -1, page, false))));
+        assert!(!fabric.add(Arc::new(Vcpu::new(0, -1, page))));
+        assert!(fabric.add(Arc::new(Vcpu::new(1, -1, page))));
         assert!(
             fabric.local(1).is_some() && fabric.local(0).is_none() && fabric.local(9).is_none()
         );

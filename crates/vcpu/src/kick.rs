@@ -4,6 +4,7 @@
 //! wait at once. The local APIC's timer uses the same signal through a POSIX timer aimed at the thread.
 
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 /// The kick signal: above the ones that glibc keeps for itself, unused by QEMU.
@@ -49,6 +50,47 @@ pub fn block_in_this_thread() -> libc::sigset_t {
         let mut old = old.assume_init();
         libc::sigdelset(&mut old, SIGNAL);
         old
+    }
+}
+
+/// Every signal blocked in the calling thread, until dropped: what a signal handler sets cannot change between a look at
+/// it and the wait, which lets signals through by [`Blocked::before`].
+pub struct Blocked {
+    before: libc::sigset_t,
+    /// The mask belongs to the thread that made it.
+    not_send: PhantomData<*mut ()>,
+}
+
+impl Blocked {
+    /// Blocks all signals.
+    #[must_use]
+    pub fn all() -> Self {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset initializes `all`; pthread_sigmask, which cannot fail with SIG_SETMASK and valid pointers,
+        // fills `before`.
+        let before = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            before.assume_init()
+        };
+        Self {
+            before,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The mask that the thread had.
+    #[must_use]
+    pub fn before(&self) -> &libc::sigset_t {
+        &self.before
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the mask that this thread had; the guard does not leave its thread.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
     }
 }
 
@@ -171,6 +213,26 @@ mod tests {
         let start = monotonic_ns();
         wait(&mask, Some(5_000_000_000));
         assert!(monotonic_ns() - start < 4_000_000_000);
+    }
+
+    #[test]
+    fn a_blocked_signal_waits_for_the_guards_end() {
+        install().unwrap();
+        let blocked = Blocked::all();
+        thread(current_thread());
+        let pending = || {
+            let mut set = set();
+            // SAFETY: sigpending fills a set of ours.
+            unsafe {
+                libc::sigpending(&mut set);
+                libc::sigismember(&set, SIGNAL) == 1
+            }
+        };
+        assert!(pending());
+        // SAFETY: a valid set and number.
+        assert_eq!(unsafe { libc::sigismember(blocked.before(), SIGNAL) }, 0);
+        drop(blocked);
+        assert!(!pending());
     }
 
     #[test]

@@ -148,14 +148,12 @@ impl Runner {
         let deadline = vcpu.apic().timer_deadline();
         let start = monotonic_ns();
         let timeout = deadline.map(|at| at.saturating_sub(start));
-        let blocked = (caller == Caller::Qemu).then(block_all);
+        let blocked = (caller == Caller::Qemu).then(kick::Blocked::all);
         if !taken_back(vcpu, caller) && timeout != Some(0) && vcpu.enter() {
             kick::wait(&self.mask, timeout);
             vcpu.leave();
         }
-        if let Some(before) = blocked {
-            restore(&before);
-        }
+        drop(blocked);
         add(&vcpu.stats.halted_ns, monotonic_ns() - start);
     }
 
@@ -209,23 +207,6 @@ fn taken_back(vcpu: &Vcpu, caller: Caller) -> bool {
         Caller::Qemu => vcpu.page.immediate_exit(),
         Caller::Remote(run) => vcpu.cancelled_run.load(Ordering::SeqCst) >= run,
     }
-}
-
-/// Blocks every signal in the calling thread, so that QEMU's kick cannot slip in between check and wait.
-fn block_all() -> libc::sigset_t {
-    // SAFETY: sigfillset initializes the set; pthread_sigmask fills the old one.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        before
-    }
-}
-
-fn restore(mask: &libc::sigset_t) {
-    // SAFETY: a mask that this thread had.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
 /// INIT, start-up, NMI, SMI.
@@ -422,13 +403,12 @@ fn handle_msr(vcpu: &Vcpu, fabric: &Fabric, reason: u32) -> Next {
 /// Lets the kernel take the completion of an exit out of the page without running the guest, so that the page is free to
 /// describe another exit. Signals are blocked: QEMU's handler uses the same flag.
 fn complete_now(vcpu: &Vcpu) {
-    let before = block_all();
+    let _blocked = kick::Blocked::all();
     let asked = vcpu.page.immediate_exit();
     vcpu.page.set_immediate_exit(true);
     // SAFETY: KVM_RUN takes no argument; with `immediate_exit` it returns at once.
     let _ = unsafe { os::ioctl(vcpu.fd, ioctl::RUN, 0) };
     vcpu.page.set_immediate_exit(asked);
-    restore(&before);
 }
 
 /// Carries out what an APIC write asks for.
