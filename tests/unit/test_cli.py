@@ -162,7 +162,7 @@ def test_a_plan_is_ready_for_a_shell_and_holds_no_secret(tmp_path: Path) -> None
     print_plan(machine, out)
     commands = [line for line in out.getvalue().splitlines() if line.startswith(("env ", "/usr/lib"))]
     assert len(commands) == 3
-    assert shlex.split(commands[-1])[3:] == plan["qemu"]
+    assert shlex.split(commands[-1])[1 + len(plan["environment"]) :] == plan["qemu"]
     assert "LD_PRELOAD=/usr/lib/leviathan/liblev_facade.so" in commands[-1]
     check = subprocess.run(["sh", "-n"], input=out.getvalue(), text=True, timeout=10)
     assert check.returncode == 0

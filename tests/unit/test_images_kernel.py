@@ -103,7 +103,7 @@ def test_the_newest_kernel_with_the_drivers_is_found(tmp_path: Path, monkeypatch
     install(place, "6.1.0-9-amd64", {"kvm-amd.ko": module("")})
     install(place, "6.1.0-10-amd64", {"kvm-amd.ko": module("")})
     install(place, "6.12.0-1-amd64", {"loop.ko": module("")})
-    monkeypatch.setattr(kernel, "_installed", lambda root=tmp_path / "empty", real=kernel._installed: real(root))
+    monkeypatch.setattr(kernel, "installed", lambda root=tmp_path / "empty", real=kernel.installed: real(root))
     assert kernel.find(needs=["kvm_amd"]).release == "6.1.0-10-amd64"
     assert kernel.find().release == "6.12.0-1-amd64"
 

@@ -110,6 +110,7 @@ def test_ports_and_environment() -> None:
         assert f"name=org.leviathan.{port}" in text
     assert head_environment(machine, "/b", "/c.json") == {
         "LD_PRELOAD": "/b/liblev_facade.so",
+        "LEV_FACADE": "/b/liblev_facade.so",
         "LEV_CLUSTER": "/c.json",
     }
 

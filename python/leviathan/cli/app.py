@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leviathan import __version__
+from leviathan.cli.images import app as images_app
 from leviathan.cli.options import (
     AddDir,
     Append,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
+app.add_typer(images_app)
 
 
 def _version(wanted: bool) -> None:

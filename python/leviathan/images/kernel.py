@@ -166,13 +166,14 @@ def release_of(vmlinuz: Path) -> str:
 def find(progress: Progress = lambda step: None, needs: Iterable[str] = ()) -> Kernel:
     """An installed kernel that has the drivers in ``needs``, else the cached package, else the package, fetched."""
     wanted = list(needs)
-    for kernel in (*_installed(), *_cached()):
+    for kernel in (*installed(), *_cached()):
         if all(kernel.has(module) for module in wanted):
             return kernel
     return fetch(progress)
 
 
-def _installed(root: Path = Path("/")) -> list[Kernel]:
+def installed(root: Path = Path("/")) -> list[Kernel]:
+    """Kernels with their modules below a root, the newest first."""
     found = []
     for vmlinuz in sorted(root.glob("boot/vmlinuz-*"), key=_version_key, reverse=True):
         release = vmlinuz.name.removeprefix("vmlinuz-")
@@ -187,7 +188,7 @@ def _installed(root: Path = Path("/")) -> list[Kernel]:
 def _cached() -> list[Kernel]:
     folder = cache_dir() / "kernels"
     places = sorted(folder.glob("linux-image-*"), key=_version_key, reverse=True)
-    return [kernel for place in places for kernel in _installed(place)]
+    return [kernel for place in places for kernel in installed(place)]
 
 
 def _version_key(path: Path) -> list[tuple[int, int | str]]:
@@ -222,7 +223,7 @@ def fetch(progress: Progress = lambda step: None, package: str | None = None) ->
         except OSError:
             if not target.is_dir():
                 raise
-    kernels = _installed(target)
+    kernels = installed(target)
     if not kernels:
         raise KernelError(f"{target.name} holds no kernel with modules", "name one with --kernel")
     return kernels[0]

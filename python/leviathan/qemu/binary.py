@@ -26,10 +26,14 @@ class QemuBinary:
     """One QEMU program as its packager made it."""
 
     path: str
+    """What to start."""
     version: tuple[int, int, int]
     banner: str
     """First line of ``--version``, with the packager's revision."""
     sha256: str
+    """Of the program."""
+    program: str = ""
+    """The program itself, if ``path`` is a script that starts it; else the same."""
 
     @property
     def version_text(self) -> str:
@@ -65,14 +69,25 @@ def probe_binary(name: str) -> QemuBinary:
             f"{path} is QEMU {version[0]}.{version[1]}; {OLDEST[0]}.{OLDEST[1]} or newer is needed",
             hint="give another one with --qemu",
         )
-    with path.open("rb") as file:
+    program = _program(path)
+    with program.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return QemuBinary(str(path), version, banner, checksum)
+    return QemuBinary(str(path), version, banner, checksum, str(program))
+
+
+def _program(path: Path) -> Path:
+    """The program that a starter script of ``lev images`` starts; a program starts itself."""
+    with path.open("rb") as file:
+        if file.read(2) != b"#!":
+            return path
+    from leviathan.images.suite import program_of
+
+    return program_of(path)
 
 
 def find_firmware(binary: QemuBinary) -> Path:
     """SeaBIOS as QEMU will find it. Raises ``StartError``."""
-    beside = Path(binary.path).parent.parent / "share"
+    beside = Path(binary.program or binary.path).parent.parent / "share"
     for folder in (beside / "seabios", beside / "qemu", *map(Path, FIRMWARE_FOLDERS)):
         if (folder / FIRMWARE).is_file():
             return folder / FIRMWARE

@@ -121,4 +121,6 @@ def head_environment(machine: Machine, bin_dir: str, cluster_file: str) -> Mappi
     """What QEMU's environment adds: the preloaded facade and where the cluster's description is."""
     if machine.stock:
         return {}
-    return {"LD_PRELOAD": f"{bin_dir}/liblev_facade.so", "LEV_CLUSTER": cluster_file}
+    facade = f"{bin_dir}/liblev_facade.so"
+    # A QEMU of `lev images` is started by a script, through a loader of its own: the script passes LEV_FACADE on.
+    return {"LD_PRELOAD": facade, "LEV_FACADE": facade, "LEV_CLUSTER": cluster_file}

@@ -133,7 +133,7 @@ def _place_in_lab(
     pool = machine.pool.size if count > 1 and machine.pool.enabled else 0
     options = LabOptions(
         qemu=system if system.exists() else Path(boot.qemu.path),
-        inner_qemu=Path(boot.qemu.path),
+        inner_qemu=Path(boot.qemu.program),
         files={GUEST_KERNEL: boot.kernel, GUEST_INITRD: boot.initrd},
         boot_seconds=machine.timeouts.lab,
         one_thread=count == 1 and not machine.stock,

@@ -1,0 +1,70 @@
+"""``lev images``: QEMU, kernels and guest tools of other suites, in the user's cache."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="images",
+    help="QEMU, kernels and guest tools of any suite of the distribution, without touching the system.",
+    no_args_is_help=True,
+)
+
+WIDTHS = {"kind": 6, "suite": 18, "arch": 5, "version": 24}
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+@app.command("list")
+def list_images(as_json: AsJson = False) -> None:
+    """What is unpacked, with the paths to give to `lev run`."""
+    from leviathan.images.suite import listed
+
+    rows = [
+        {
+            "kind": one.kind,
+            "suite": one.suite,
+            "arch": one.architecture,
+            "version": one.version,
+            "path": str(one.path),
+        }
+        for one in listed()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print("nothing yet; for example: lev images get qemu --suite trixie", file=sys.stderr)
+        return
+    for row in rows:
+        print("  ".join(row[name].ljust(width) for name, width in WIDTHS.items()), row["path"])
+
+
+@app.command()
+def get(
+    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools", help="What to fetch.")],
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="NAME", help="Such as trixie, sid; default: the system's own.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="amd64|arm64", help="Of the guest; default: this machine's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch packages by apt and unpack them into the cache; print the path to give to `lev run`.
+
+    The system is not touched and no root is needed: apt works on lists and folders of its own, with the system's
+    mirror and the distribution's keyring.
+    """
+    from leviathan.images.suite import get as fetch
+
+    found = fetch(kind, suite, arch, lambda step: print(step, file=sys.stderr, flush=True))
+    if as_json:
+        print(json.dumps({"kind": found.kind, "version": found.version, "path": str(found.path)}))
+    else:
+        print(found.path)
