@@ -42,7 +42,8 @@ def starter(cache: Path) -> Unpacked:
     """A tree in which "QEMU" is this system's shell, run by this system's loader."""
     folder = cache / "leviathan/suites/test/amd64/qemu-1"
     unpacked = Unpacked("qemu", "test", "amd64", "1", ("x.deb",), folder)
-    for path in ("usr/bin", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/qemu"):
+    unpack([], unpacked.tree)
+    for path in ("usr/lib/x86_64-linux-gnu", "usr/share/qemu"):
         (unpacked.tree / path).mkdir(parents=True)
     shutil.copy(LOADER, unpacked.tree / "usr/lib64" / LOADER.name)
     shutil.copy("/bin/echo", unpacked.tree / "usr/bin/qemu-system-x86_64")
