@@ -16,7 +16,18 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from leviathan.model.base import Id, Options, Strict
 from leviathan.model.sizes import Size, format_size, parse_amount
 
-__all__ = ["Backing", "Cxl", "CxlMemory", "Granularity", "HostBridge", "RootPort", "Switch", "SwitchPort", "Window"]
+__all__ = [
+    "Backing",
+    "Cxl",
+    "CxlMemory",
+    "CxlPort",
+    "Granularity",
+    "HostBridge",
+    "RootPort",
+    "Switch",
+    "SwitchPort",
+    "Window",
+]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -78,16 +89,20 @@ def _backing(value: Any) -> Any:
 BackingField = Annotated[Backing, BeforeValidator(_backing, json_schema_input_type=str | int | Backing)]
 
 
-class RootPort(Strict):
-    """A root port of a host bridge: holds one device or one switch, or is empty for hot-add."""
+class CxlPort(Strict):
+    """What root ports and switch ports have in common: each holds one device, or is empty for hot-add."""
 
     name: Id | None = None
     port: Byte | None = None
-    """Port number, unique below one host bridge: the bridge's decoders route by it."""
+    """Port number, unique below one host bridge or in one switch: decoders route by it."""
     chassis: Byte | None = None
     slot: Annotated[int, Field(ge=0, le=8191)] | None = None
     """With the chassis, unique in the machine."""
     options: Options = {}
+
+
+class RootPort(CxlPort):
+    """A root port of a host bridge: holds one device or one switch, or is empty for hot-add."""
 
 
 def _ports(value: Any) -> Any:
@@ -119,15 +134,8 @@ class HostBridge(Strict):
     options: Options = {}
 
 
-class SwitchPort(Strict):
+class SwitchPort(CxlPort):
     """A downstream port of a switch."""
-
-    name: Id | None = None
-    port: Byte | None = None
-    """Port number, unique in the switch."""
-    chassis: Byte | None = None
-    slot: Annotated[int, Field(ge=0, le=8191)] | None = None
-    options: Options = {}
 
 
 class Switch(Strict):

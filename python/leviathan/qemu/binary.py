@@ -11,13 +11,22 @@ from pathlib import Path
 
 from leviathan.errors import StartError
 
-__all__ = ["QemuBinary", "find_firmware", "parse_version", "probe_binary"]
+__all__ = ["QemuBinary", "find_firmware", "find_uefi", "parse_version", "probe_binary"]
 
 OLDEST = (7, 2)
 VERSION_SECONDS = 30
 INSTALL_HINT = "install it: apt-get install qemu-system-x86"
+INSTALL_ARM_HINT = "install it: apt-get install qemu-system-arm qemu-efi-aarch64"
 FIRMWARE = "bios-256k.bin"
 FIRMWARE_FOLDERS = ("/usr/share/seabios", "/usr/share/qemu", "/usr/local/share/qemu", "/usr/share/qemu-kvm")
+UEFI = {
+    "x86_64": ("/usr/share/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd"),
+    "aarch64": (
+        "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+        "/usr/share/edk2/aarch64/QEMU_EFI.fd",
+        "/usr/share/qemu/edk2-aarch64-code.fd",
+    ),
+}
 _VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
 
 
@@ -54,7 +63,7 @@ def probe_binary(name: str) -> QemuBinary:
     found = shutil.which(name)
     if found is None:
         where = "no such program" if "/" in name else "it is not on PATH"
-        raise StartError(f"QEMU {name}: {where}", hint=INSTALL_HINT)
+        raise StartError(f"QEMU {name}: {where}", hint=INSTALL_ARM_HINT if "aarch64" in name else INSTALL_HINT)
     path = Path(found).resolve()
     try:
         run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False)
@@ -92,3 +101,8 @@ def find_firmware(binary: QemuBinary) -> Path:
         if (folder / FIRMWARE).is_file():
             return folder / FIRMWARE
     raise StartError(f"QEMU's firmware {FIRMWARE} is missing", hint="install it: apt-get install seabios")
+
+
+def find_uefi(arch: str) -> Path | None:
+    """The distribution's UEFI firmware for ``-bios``; ``None`` if it is not installed."""
+    return next((path for path in map(Path, UEFI.get(arch, ())) if path.is_file()), None)
