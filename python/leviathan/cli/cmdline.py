@@ -1,0 +1,105 @@
+"""``lev import``: QEMU command lines into machine files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leviathan.errors import UsageError
+
+if TYPE_CHECKING:
+    from leviathan.cmdline.describe import Imported
+    from leviathan.cmdline.sources import Source
+
+__all__ = ["QEMU_WORDS", "import_command", "read_sources", "screen_here"]
+
+QEMU_WORDS = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    # -h begins -hda.
+    "help_option_names": ["--help"],
+}
+"""Context settings of commands whose arguments are QEMU's: ours come first and are long ones only."""
+
+
+def import_command(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="FILE", help="Read command lines from FILE; - is standard input. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write the machine file here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine and remarks as JSON.")] = False,
+) -> None:
+    """Turn a QEMU command line into a machine file: `lev import -- qemu-system-x86_64 -m 4G …`, `lev import FILE`.
+
+    Old spellings are translated, what has no field of its own goes to qemu_args; each is said on standard error.
+    """
+    from leviathan.cmdline.sources import import_sources
+    from leviathan.model.dump import machine_toml, written_fields
+
+    imported = import_sources(read_sources(context.args, sources or []), screen=screen_here())
+    if as_json:
+        notes = [
+            {"kind": note.kind, "what": note.what, "why": note.why, "into": note.into} for note in imported.notes.notes
+        ]
+        text = json.dumps({"machine": written_fields(imported.machine), "notes": notes}, indent=2) + "\n"
+    else:
+        text = machine_toml(imported.machine)
+        show_notes(imported)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output: cannot write {output}: {error.strerror}") from error
+
+
+def show_notes(imported: Imported) -> None:
+    """What was read otherwise, on standard error."""
+    for line in imported.notes.lines():
+        print(line, file=sys.stderr)
+
+
+def screen_here() -> bool:
+    """Whether a window can open on this machine."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def read_sources(words: list[str], names: list[str]) -> list[Source]:
+    """Commands from arguments, from files named by ``--from`` or as arguments, else from standard input."""
+    from leviathan.cmdline.sources import Source, files_in, from_text
+
+    if words and names:
+        raise UsageError("--from and a command line: give one of them")
+    if not words and not names:
+        if sys.stdin.isatty():
+            raise UsageError(
+                "there is no command line", hint="give it behind --: lev import -- qemu-system-x86_64 -m 4G …"
+            )
+        names = ["-"]
+    files = files_in(words)
+    if words and files is None:
+        return [Source("command line", words)]
+    found: list[Source] = []
+    for name in names or [str(path) for path in files or []]:
+        found += from_text(_read(name), "standard input" if name == "-" else name)
+    return found
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not a text file: {error.reason} at byte {error.start}") from error
