@@ -46,12 +46,12 @@ build: install programs $(BIN)/.native ## everything, into .venv and python/levi
 # machines without any library is static.
 .PHONY: programs
 programs: install
-	$(call say,building the node and facade (cargo))
-	@cargo build --release --locked -p lev-node -p lev-facade
+	$(call say,building the programs of this host (cargo))
+	@cargo build --release --locked -p lev-node -p lev-facade -p lev-bench
 	$(call say,building the static programs for lab machines and guests (cargo))
 	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) -p lev-agent -p lev-guest
 	@mkdir -p $(STAGE)
-	@for program in release/lev-node release/liblev_facade.so $(TRIPLE)/release/lev-agent $(TRIPLE)/release/lev-guest; do \
+	@for program in release/lev-node release/lev-bench release/liblev_facade.so $(TRIPLE)/release/lev-agent $(TRIPLE)/release/lev-guest; do \
 	    strip --strip-debug -o "$(STAGE)/.new" "$(TARGET)/$$program"; \
 	    install -C -m 755 "$(STAGE)/.new" "$(STAGE)/$${program##*/}"; \
 	    rm "$(STAGE)/.new"; \

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ["lev-node", "lev-agent", "lev-guest", "liblev_facade.so"]
+PROGRAMS = ["lev-node", "lev-bench", "lev-agent", "lev-guest", "liblev_facade.so"]
 
 wheel_only = pytest.mark.skipif("LEV_TEST_WHEEL" not in os.environ, reason="no wheel was built: run `make test-wheel`")
 

@@ -273,6 +273,15 @@ impl Engine {
     /// Ends the threads and gives up all memory, which wakes everybody who waits for a page: they go on with
     /// whatever is there, so the VM must not run any more.
     pub fn stop(&self) {
+        self.halt();
+        self.table()
+            .iter()
+            .for_each(|segment| self.unregister(segment));
+    }
+
+    /// Ends the threads. Whoever waits for a page goes on waiting until [`Engine::stop`]: time to make the memory
+    /// inaccessible for those who must not go on with whatever is there.
+    pub fn halt(&self) {
         self.core.stopped.store(true, Ordering::Release);
         self.stop.raise();
         self.core.holds.stop();
@@ -285,9 +294,6 @@ impl Engine {
                 let _ = thread.join(); // a thread that panicked has ended, too
             }
         }
-        self.table()
-            .iter()
-            .for_each(|segment| self.unregister(segment));
     }
 
     fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), DsmError> {

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leviathan import __version__
+from leviathan.cli.bench_dsm import bench_dsm
 from leviathan.cli.cmdline import QEMU_WORDS, import_command
 from leviathan.cli.images import app as images_app
 from leviathan.cli.options import (
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
+bench_app.command("dsm")(bench_dsm)
 app.add_typer(images_app)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
 

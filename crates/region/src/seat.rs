@@ -1,0 +1,330 @@
+//! Coming together: every node makes a channel with every other one, then the memory becomes coherent.
+
+use crate::members::Members;
+use crate::memory::Mapping;
+use crate::message::digest;
+use crate::region::{OnFailure, Region};
+use crate::RegionError;
+use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
+use lev_mesh::pages::PagePeers;
+use lev_transport::{connect, Channel, Credentials, Listener, Purpose, TransportError};
+use lev_wire::cluster::Cluster;
+use lev_wire::{NodeId, PAGE_SIZE};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+/// The region's first page: any number does, as long as it is the same everywhere.
+const FIRST_PAGE: u64 = 0;
+
+/// How large a region is and where its pages are at home; the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Pages at home on each node, in order of their addresses: node 0's first.
+    pub homes: Vec<(u64, NodeId)>,
+}
+
+impl Shape {
+    /// `bytes` (rounded up to whole pages) in equal runs, one for each of `nodes`.
+    #[must_use]
+    pub fn even(bytes: u64, nodes: u16) -> Self {
+        let (pages, nodes) = (bytes.div_ceil(PAGE), u64::from(nodes.max(1)));
+        let run = |node: u64| pages * (node + 1) / nodes - pages * node / nodes;
+        let homes = (0..nodes).map(|node| (run(node), NodeId(node as u16)));
+        Self {
+            homes: homes.filter(|(pages, _)| *pages > 0).collect(),
+        }
+    }
+
+    /// Pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.homes.iter().map(|(pages, _)| pages).sum()
+    }
+
+    fn check(&self, nodes: usize) -> Result<(), RegionError> {
+        let fits = self
+            .homes
+            .iter()
+            .try_fold(0u64, |sum, (pages, _)| sum.checked_add(*pages))
+            .is_some_and(|pages| pages > 0 && pages <= 1 << 40);
+        if !fits {
+            return Err(RegionError::Shape(
+                "its size must be 1 byte to 4 PiB".into(),
+            ));
+        }
+        match self.homes.iter().find(|(_, node)| node.index() >= nodes) {
+            Some((_, node)) => Err(RegionError::Shape(format!(
+                "{node} is a home but not in the node list"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A place in a region that is about to be made: somebody listens there.
+pub struct Seat {
+    listener: Listener,
+}
+
+impl Seat {
+    /// Listens at `address` (`HOST:PORT`; port 0: any free one).
+    ///
+    /// # Errors
+    /// The address is none, or cannot be listened at.
+    pub fn at(address: &str) -> Result<Self, RegionError> {
+        let listener =
+            Listener::bind(address).map_err(|error| RegionError::Channel { node: None, error })?;
+        Ok(Self { listener })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_address()
+    }
+
+    /// Joins as node `me` of `cluster`; returns when all nodes have, at most after `limit`. Every node connects to
+    /// those after it in the node list.
+    ///
+    /// # Errors
+    /// The description cannot be used, userfaultfd is not allowed, a node did not come or disagrees about the shape.
+    pub fn join(
+        self,
+        cluster: &Cluster,
+        me: NodeId,
+        shape: &Shape,
+        limit: Duration,
+    ) -> Result<Region, RegionError> {
+        Region::join(Some(&self.listener), cluster, me, shape, limit)
+    }
+}
+
+impl Region {
+    /// Joins as node `me` of `cluster`. Nodes before it in the list come to `listener`; node 0 needs none.
+    pub(crate) fn join(
+        listener: Option<&Listener>,
+        cluster: &Cluster,
+        me: NodeId,
+        shape: &Shape,
+        limit: Duration,
+    ) -> Result<Self, RegionError> {
+        let deadline = Instant::now() + limit;
+        shape.check(cluster.nodes.len())?;
+        let credentials = Credentials::from_cluster(cluster, me)
+            .map_err(|error| RegionError::Channel { node: None, error })?;
+        let mapping = Arc::new(Mapping::new(shape.pages() * PAGE)?);
+        let pages = Arc::new(PagePeers::new(cluster.nodes.len()));
+        let members = Arc::new(Members::new(me, cluster.nodes.len()));
+        // The engine may give up before the region is complete.
+        let fail: Arc<OnceLock<OnFailure>> = Arc::default();
+        let told = Arc::clone(&fail);
+        let config = EngineConfig {
+            me,
+            nodes: u16::try_from(cluster.nodes.len()).unwrap_or(u16::MAX),
+            options: cluster.engine.clone(),
+            pool: pool(cluster)?,
+            on_fatal: Box::new(move |error| {
+                if let Some(fail) = told.get() {
+                    fail(error.to_string());
+                }
+            }),
+        };
+        let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
+        engine.prepare(SegmentSpec {
+            first_page: FIRST_PAGE,
+            pages: shape.pages(),
+            local: mapping.base(),
+            homes: shape.homes.clone(),
+            backing: Backing::Anonymous,
+        })?;
+        let channels = meet(listener, cluster, me, &credentials, deadline)?;
+        let words = shape
+            .homes
+            .iter()
+            .flat_map(|(pages, node)| [*pages, u64::from(node.0)]);
+        let region = Self::new(mapping, engine, pages, members, digest(words));
+        let _ = fail.set(region.failure(me));
+        region.start(channels)?;
+        region.agree(deadline.saturating_duration_since(Instant::now()))?;
+        region.engine().activate(FIRST_PAGE, &[])?;
+        Ok(region)
+    }
+
+    /// [`Seat::join`] for node 0, to which nobody connects.
+    ///
+    /// # Errors
+    /// As [`Seat::join`].
+    pub fn join_first(
+        cluster: &Cluster,
+        shape: &Shape,
+        limit: Duration,
+    ) -> Result<Self, RegionError> {
+        Self::join(None, cluster, NodeId::HEAD, shape, limit)
+    }
+}
+
+/// Memory for pages that bounce, if the description names a file that all nodes can map.
+fn pool(cluster: &Cluster) -> Result<Option<PoolMapping>, RegionError> {
+    let Some(pool) = &cluster.pool else {
+        return Ok(None);
+    };
+    let Some(path) = &pool.path else {
+        return Err(RegionError::Shape(
+            "a pool needs the path of a file that every node can map".into(),
+        ));
+    };
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| RegionError::Shape(format!("pool {path}: {error}")))?;
+    let there = file.metadata().map_or(0, |data| data.len());
+    if there < pool.len {
+        return Err(RegionError::Shape(format!(
+            "pool {path} has {there} of {} bytes",
+            pool.len
+        )));
+    }
+    Ok(Some(PoolMapping {
+        fd: file.into(),
+        offset: 0,
+        len: pool.len,
+    }))
+}
+
+/// Makes a channel with every other node: connects to those after this one, accepts those before it.
+fn meet(
+    listener: Option<&Listener>,
+    cluster: &Cluster,
+    me: NodeId,
+    credentials: &Credentials,
+    deadline: Instant,
+) -> Result<Vec<Channel>, RegionError> {
+    let failed: Mutex<Option<RegionError>> = Mutex::default();
+    let (accepted, connected) = std::thread::scope(|scope| {
+        // At the same time: those before this node must not wait until those after it have come.
+        let accepting = scope.spawn(|| accept(listener, me, credentials, deadline, &failed));
+        let connected = reach(cluster, me, credentials, deadline);
+        if let Err(error) = &connected {
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert(RegionError::Shape(error.to_string()));
+        }
+        let accepted = accepting.join().unwrap_or(Err(RegionError::Closed));
+        (accepted, connected)
+    });
+    let mut channels = connected?;
+    channels.extend(accepted?);
+    Ok(channels)
+}
+
+fn reach(
+    cluster: &Cluster,
+    me: NodeId,
+    credentials: &Credentials,
+    deadline: Instant,
+) -> Result<Vec<Channel>, RegionError> {
+    let others = cluster.nodes.iter().enumerate().skip(me.index() + 1);
+    let channel = |(index, node): (usize, &lev_wire::cluster::Node)| {
+        let to = NodeId(index as u16);
+        let Some(address) = &node.address else {
+            return Err(RegionError::Shape(format!(
+                "{to} ({}) has no address",
+                node.name
+            )));
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        connect(address, to, Purpose::Page, credentials, left).map_err(|error| {
+            RegionError::Channel {
+                node: Some(to),
+                error,
+            }
+        })
+    };
+    others.map(channel).collect()
+}
+
+fn accept(
+    listener: Option<&Listener>,
+    me: NodeId,
+    credentials: &Credentials,
+    deadline: Instant,
+    failed: &Mutex<Option<RegionError>>,
+) -> Result<Vec<Channel>, RegionError> {
+    const STEP: Duration = Duration::from_millis(100);
+    let start = Instant::now();
+    let mut channels: Vec<Option<Channel>> = (0..me.index()).map(|_| None).collect();
+    while channels.iter().any(Option::is_none) {
+        let Some(listener) = listener else {
+            return Err(RegionError::Shape(format!(
+                "{me} must listen for the nodes before it"
+            )));
+        };
+        if failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+        {
+            return Ok(Vec::new()); // the other half has the error
+        }
+        match listener.accept(credentials, STEP) {
+            // A node that tried twice means its last try.
+            Ok(accepted) if accepted.from < me && accepted.purpose == Purpose::Page => {
+                channels[accepted.from.index()] = Some(accepted.channel);
+            }
+            // Strangers, and nodes that are wrong here, do not keep the others away.
+            Ok(_) | Err(TransportError::Refused { .. } | TransportError::Timeout { .. }) => {}
+            Err(error) => return Err(RegionError::Channel { node: None, error }),
+        }
+        if Instant::now() >= deadline {
+            let missing = channels
+                .iter()
+                .enumerate()
+                .filter(|(_, channel)| channel.is_none());
+            return Err(RegionError::Missing {
+                what: "the region",
+                nodes: missing.map(|(index, _)| NodeId(index as u16)).collect(),
+                waited_ms: start.elapsed().as_millis() as u64,
+            });
+        }
+    }
+    Ok(channels.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_homes_cover_every_page_once() {
+        for (bytes, nodes, runs) in [
+            (1, 3, 1),
+            (4096 * 10, 3, 3),
+            (4096 * 10 + 1, 4, 4),
+            (4096, 1, 1),
+        ] {
+            let shape = Shape::even(bytes, nodes);
+            assert_eq!(shape.pages(), bytes.div_ceil(4096));
+            assert_eq!(shape.homes.len(), runs);
+            shape.check(nodes.into()).unwrap();
+        }
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused() {
+        assert!(Shape { homes: vec![] }.check(2).is_err());
+        assert!(Shape {
+            homes: vec![(u64::MAX, NodeId(0)), (2, NodeId(0))]
+        }
+        .check(2)
+        .is_err());
+        let error = Shape {
+            homes: vec![(1, NodeId(2))],
+        }
+        .check(2)
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("node2"), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+"""``lev bench dsm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leviathan.cli.options import Quiet, check_json_path
+
+__all__ = ["bench_dsm"]
+
+
+def bench_dsm(
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Times that all is measured.")] = 5,
+    pages: Annotated[
+        int, typer.Option("--pages", metavar="P", min=50, max=65536, help="Samples of each kind in a round.")
+    ] = 2000,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """What a remote page costs here, next to what userfaultfd and TCP cost alone. Boots nothing, takes a minute."""
+    check_json_path(json_file)
+    from leviathan.bench.dsm import bench
+
+    raise typer.Exit(bench(rounds, pages, json_file, quiet=quiet))
