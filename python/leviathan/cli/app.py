@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leviathan import __version__
+from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
 from leviathan.cli.cmdline import QEMU_WORDS, import_command
 from leviathan.cli.images import app as images_app
@@ -16,6 +17,7 @@ from leviathan.cli.options import (
     AddDir,
     Append,
     Cpus,
+    Detach,
     JsonFile,
     Kernel,
     LabMachines,
@@ -29,6 +31,7 @@ from leviathan.cli.options import (
     Quiet,
     Settings,
     Timeout,
+    VmName,
     check_json_path,
     machine_from,
 )
@@ -48,6 +51,7 @@ app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
 app.add_typer(images_app)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
+named.register(app)
 
 
 def _version(wanted: bool) -> None:
@@ -93,6 +97,8 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands and the cluster file; start nothing.")
     ] = False,
+    name: VmName = None,
+    detach: Detach = False,
 ) -> None:
     """Boot the guest. With --exec run a command in it; without, give its console (Ctrl-] leaves).
 
@@ -119,6 +125,14 @@ def run(
 
         print_plan(machine, sys.stdout)
         return
+    if name is not None or detach:
+        from leviathan.cli.background import run_named
+
+        if reboot:
+            raise UsageError("--reboot goes without --name and -d: a VM that has a name may always reboot")
+        raise typer.Exit(
+            run_named(machine, name, detach=detach, command=command, timeout=timeout, json_file=json_file, quiet=quiet)
+        )
     from leviathan.cli.run import run_command, run_console
 
     if command is None:

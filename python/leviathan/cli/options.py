@@ -14,6 +14,7 @@ __all__ = [
     "AddDir",
     "Append",
     "Cpus",
+    "Detach",
     "JsonFile",
     "Kernel",
     "LabMachines",
@@ -27,6 +28,7 @@ __all__ = [
     "Quiet",
     "Settings",
     "Timeout",
+    "VmName",
     "check_json_path",
     "machine_from",
 ]
@@ -73,6 +75,13 @@ Timeout = Annotated[
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write what happened, per node, into FILE.")
+]
+VmName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Name of the VM, for `lev list`, `lev exec`, `lev stop` and others."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Leave it running in the background; print its name when it is up.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 

@@ -1,0 +1,123 @@
+"""A named VM over ``leviathan.vm.life``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from leviathan.errors import GuestDied, TimeOver
+from leviathan.model.machine import Machine
+from leviathan.named.backend import EventSink
+from leviathan.named.consolehub import ConsoleHub
+from leviathan.named.guestloop import LOOP, CommandPort
+from leviathan.named.leftovers import start_time
+from leviathan.qemu.qmp import QmpError
+from leviathan.vm.life import Life
+from leviathan.vm.mailbox import Event
+from leviathan.vm.prepare import Work
+from leviathan.vm.progress import Progress
+
+__all__ = ["LifeBackend"]
+
+
+class LifeBackend:
+    """See ``Backend``."""
+
+    def __init__(
+        self, machine: Machine, console: ConsoleHub, port: CommandPort, progress: Progress, on_event: EventSink
+    ) -> None:
+        self._console = console
+        self._port = port
+        self._on_event = on_event
+        self._life = Life(
+            machine,
+            Work(LOOP, restart_on_reboot=True),
+            progress=progress,
+            stdout=port.stdout,
+            stderr=port.stderr,
+            console=console,
+        )
+
+    def start(self) -> None:
+        """The guest's init is up afterwards."""
+        self._life.start()
+        head = self._life.head
+        assert head is not None
+        self._console.write = head.process.write
+        self._port.open(head.control.write)
+
+    def wait(self) -> int:
+        """Until the guest switches off, or somebody wants it to."""
+        stop = self._life.wait_event(self._watch, None, "the VM's end")
+        if stop == "stop":
+            self._port.quit()
+            # A guest that does not power off in its time is ended by QEMU's quit, in `stop`.
+            with suppress(TimeOver):
+                self._life.wait_end(self._life.machine.timeouts.stop)
+        self._life.stop()
+        self._life.record.exit_code = 0
+        return 0
+
+    def _watch(self, event: Event) -> str | None:
+        match event.source, event.kind:
+            case "qemu", name:
+                self._on_event(name, event.data)
+            case "guest", "ready":
+                self._port.fail(GuestDied("the guest rebooted while the command ran"), for_good=False)
+            case "user", how:
+                return how
+            case ("exit", "head") | ("guest", "exit"):
+                return "ended"
+        return None
+
+    def stop(self, *, now: bool) -> None:
+        """In order, or at once."""
+        self._life.mailbox.post(Event("user", "now" if now else "stop"))
+
+    def close(self) -> None:
+        """Whatever state it is in."""
+        self._life.close()
+
+    def qmp(self, command: str, arguments: dict[str, Any], timeout: float) -> Any:
+        """On the monitor of the head's QEMU."""
+        head = self._life.head
+        if head is None:
+            raise QmpError("QEMU does not run yet")
+        return head.qmp.execute(command, timeout, **arguments)
+
+    def read_file(self, path: str) -> bytes:
+        """From the head's host, which may be a lab machine."""
+        head = self._life.head
+        if head is None:
+            raise GuestDied("QEMU does not run yet")
+        return head.host.get(path)
+
+    def scratch(self, name: str) -> str:
+        """In the folder of the run."""
+        head = self._life.head
+        if head is None:
+            raise GuestDied("QEMU does not run yet")
+        return f"{head.files.folder}/{name}"
+
+    def facts(self) -> dict[str, Any]:
+        """As far as they are known."""
+        record = self._life.record
+        return {
+            "where": record.where,
+            "nodes": record.nodes,
+            "qemu": None if record.boot is None else record.boot.qemu.path,
+            "qemu_version": None if record.boot is None else record.boot.qemu.version_text,
+            "kernel": None if record.boot is None else record.boot.kernel_release,
+        }
+
+    def leftovers(self) -> dict[str, Any]:
+        """Programs end with us by the kernel's doing; folders do not."""
+        head = self._life.head
+        if head is None:
+            return {}
+        started = start_time(head.process.pid) if head.host.name == "here" else None
+        return {"folders": [head.files.folder], "processes": [[head.process.pid, started]]}
+
+    def record(self) -> dict[str, Any]:
+        """The life's record."""
+        return self._life.record.as_json(self._life.progress.steps)
