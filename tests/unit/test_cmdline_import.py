@@ -179,7 +179,7 @@ def test_drives_with_their_devices() -> None:
         "-drive if=none,id=odd,file=c -device usb-storage,drive=odd"
     ).machine
     first, second = machine.disks
-    assert (first.name, first.interface, first.format, first.boot_index) == ("disk7", "virtio", "qcow2", 1)
+    assert (first.name, first.interface, first.format, first.boot_index) == ("d0", "virtio", "qcow2", 1)
     assert first.options == {"num-queues": 2}
     assert first.drive_options == {"cache": "none"}
     assert (str(second.file), second.interface) == ("b.raw", "virtio")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from leviathan.cmdline.draft import Draft
+from leviathan.cmdline.draft import Draft, root_bus
 from leviathan.cmdline.keyval import KeyVal
 from leviathan.errors import UsageError
+from leviathan.qemu.devices import INPUT_DEVICES
 
 __all__ = ["read_display"]
 
+CARDS = {
+    "VGA": "std",
+    "virtio-vga": "virtio",
+    "virtio-gpu-pci": "virtio",
+    "qxl-vga": "qxl",
+    "cirrus-vga": "cirrus",
+    "vmware-svga": "vmware",
+    "ramfb": "ramfb",
+}
 WINDOWS = ("none", "gtk", "sdl", "curses", "spice-app", "egl-headless")
 ADAPTERS = ("none", "std", "virtio", "qxl", "cirrus", "vmware")
 LOCAL_VNC = "127.0.0.1:0"
@@ -33,6 +43,8 @@ def read_display(draft: Draft, *, screen: bool) -> None:
     if nographic and display.get("window", "none") == "none":
         display.pop("window", None)
     defaults = not draft.line.has("nodefaults")
+    if vga is None:
+        _adapter(draft, display, defaults=defaults)
     if not explicit and defaults:
         if screen:
             display["window"] = "gtk"
@@ -46,6 +58,25 @@ def read_display(draft: Draft, *, screen: bool) -> None:
     if display:
         draft.data["display"] = display
     _ports(draft, nographic=nographic, defaults=defaults)
+
+
+def _adapter(draft: Draft, display: dict[str, Any], *, defaults: bool) -> None:
+    """A graphics card given as a device. Without one, and without QEMU's defaults, there is none."""
+    bus = root_bus(draft.data["machine_type"])
+    for item in draft.items("device"):
+        adapter = CARDS.get(item.kind)
+        plain = not item.fields.pairs or (item.fields.get("bus") == bus and len(item.fields.pairs) == 1)
+        if adapter is not None and plain and "adapter" not in display:
+            display["adapter"] = adapter
+            draft.use(item.index)
+    if "adapter" not in display:
+        if not defaults and (display.get("vnc") or display.get("window", "none") != "none"):
+            display["adapter"] = "none"
+    elif draft.arch == "aarch64":
+        words = [(item.index, str(item.option.value)) for item in draft.items("device")]
+        found = [index for index, value in words if value in INPUT_DEVICES]
+        if len(found) == len(INPUT_DEVICES) // 2:
+            draft.used.update(found)
 
 
 def _vnc(value: str) -> str | None:
@@ -80,7 +111,7 @@ def _ports(draft: Draft, *, nographic: bool, defaults: bool) -> None:
     elif serial and nographic and defaults and not monitored:
         monitor = ["stdio"]
     monitor = [port for port in monitor if port != "none"]
-    if serial:
+    if serial or not defaults:
         draft.data["serial"] = [] if serial == ["none"] else serial
     if monitor:
         draft.data["monitor"] = monitor

@@ -11,7 +11,7 @@ from leviathan.cmdline.notes import Notes
 from leviathan.cmdline.options import CommandLine, Option
 from leviathan.errors import UsageError
 
-__all__ = ["Draft", "Item", "amount", "number", "options_of", "switch"]
+__all__ = ["Draft", "Item", "amount", "number", "options_of", "root_bus", "switch"]
 
 
 @dataclass(slots=True)
@@ -101,6 +101,11 @@ class Draft:
     def rest_options(self) -> list[Option]:
         """What nobody took."""
         return [option for index, option in enumerate(self.line.options) if index not in self.used]
+
+
+def root_bus(machine_type: str) -> str:
+    """The PCI bus of a machine that devices sit on unless something says otherwise."""
+    return "pci.0" if machine_type == "pc" else "pcie.0"
 
 
 def options_of(fields: KeyVal) -> dict[str, bool | int | str]:

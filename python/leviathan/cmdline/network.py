@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from leviathan.cmdline.draft import Draft, Item, options_of
-from leviathan.cmdline.keyval import KeyVal, Pair
+from leviathan.cmdline.draft import Draft, Item, options_of, root_bus
 from leviathan.errors import UsageError
 
 __all__ = ["read_networks"]
@@ -35,8 +34,8 @@ def read_networks(draft: Draft) -> None:
         if card is None:
             draft.notes.warn(str(backend), "no -device uses it: the guest has no card for it")
             continue
-        network = _card(card)
-        if network is not None and _backend(network, backend.kind, backend.fields):
+        network = _card(card, draft)
+        if network is not None and _backend(draft, network, backend):
             networks.append(network)
             draft.use(card.index)
             draft.use(backend.index)
@@ -50,28 +49,28 @@ def read_networks(draft: Draft) -> None:
         draft.data["networks"] = networks
 
 
-def _card(card: Item) -> dict[str, Any] | None:
-    if card.kind not in CARDS:
-        return None
+def _card(card: Item, draft: Draft) -> dict[str, Any] | None:
+    """The guest's card; ``None`` if it is none, or on a bus that a description has no word for."""
     fields = card.fields
-    fields.take("netdev")
-    network: dict[str, Any] = {"model": ALIASES.get(card.kind, card.kind)}
-    for key, field in (("id", "name"), ("mac", "mac")):
-        value = fields.take(key)
-        if value is not None:
-            network[field] = value
+    if card.kind not in CARDS or fields.get("bus") not in (None, root_bus(draft.data["machine_type"])):
+        return None
+    network: dict[str, Any] = {"name": fields.get("netdev"), "model": ALIASES.get(card.kind, card.kind)}
+    fields.take("netdev", "id", "bus")
+    mac = fields.take("mac")
+    if mac is not None:
+        network["mac"] = mac
     if more := options_of(fields):
         network["options"] = more
     return network
 
 
-def _backend(network: dict[str, Any], kind: str, fields: KeyVal) -> bool:
+def _backend(draft: Draft, network: dict[str, Any], item: Item) -> bool:
     """Fills in what the card is plugged into; false if a description has no such thing."""
+    kind, fields = item.kind, item.fields
     if kind not in KINDS:
         return False
     network["kind"] = kind
-    name = fields.take("id")
-    del name
+    fields.take("id")
     forwards = [pair.value or "" for pair in fields.pairs if pair.key == "hostfwd"]
     fields.take("hostfwd")
     if forwards:
@@ -79,9 +78,20 @@ def _backend(network: dict[str, Any], kind: str, fields: KeyVal) -> bool:
     for key, field, of in (("ifname", "interface", "tap"), ("br", "bridge", "bridge")):
         if kind == of and (value := fields.take(key)) is not None:
             network[field] = value
+    if kind == "tap":
+        _tap_scripts(draft, item)
     if more := options_of(fields):
         network["backend_options"] = more
     return True
+
+
+def _tap_scripts(draft: Draft, item: Item) -> None:
+    """Without a word QEMU runs a script of the system's as root; a description runs none without a word."""
+    fields = item.fields
+    if fields.get("script") == "no" and fields.get("downscript") == "no":
+        fields.take("script", "downscript")
+    elif "script" not in fields:
+        draft.notes.changed(str(item), "QEMU would run /etc/qemu-ifup", "script=no: set up the interface yourself")
 
 
 def _forward(text: str) -> dict[str, Any]:
@@ -110,7 +120,7 @@ def _nic(draft: Draft, item: Item) -> list[dict[str, Any]]:
     if mac is not None:
         network["mac"] = mac
     fields.take("netdev", "id")
-    if not _backend(network, item.kind, fields):
+    if not _backend(draft, network, item):
         return []
     draft.use(item.index)
     return [network]
@@ -126,15 +136,15 @@ def _old_net(draft: Draft) -> list[dict[str, Any]]:
     backends = [entry for entry in entries if entry.kind != "nic"]
     if len(nics) != 1 or len(backends) != 1 or backends[0].kind not in KINDS:
         return []
-    nic, backend = nics[0].fields, backends[0].fields
-    for fields in (nic, backend):
+    nic = nics[0].fields
+    for fields in (nic, backends[0].fields):
         fields.take("vlan", "name")
     model = nic.take("model") or DEFAULT_CARD[draft.data["machine_type"]]
     network: dict[str, Any] = {"model": ALIASES.get(model, model)}
     mac = nic.take("macaddr")
     if mac is not None:
         network["mac"] = mac
-    _backend(network, backends[0].kind, KeyVal(None, [Pair(p.key, p.value) for p in backend.pairs]))
+    _backend(draft, network, backends[0])
     draft.use(nics[0].index)
     draft.use(backends[0].index)
     draft.notes.changed(f"{nics[0]} {backends[0]}", "the old way to write a network", "one of networks")

@@ -125,7 +125,8 @@ def read_cpu(draft: Draft) -> None:
     model, *features = value.split(",")
     table: dict[str, bool | int | str] = {}
     for word in features:
-        if word[:1] in "+-" and "=" not in word:
+        # QEMU cuts features at every comma; there is no doubling here.
+        if word.startswith(("+", "-")) and "=" not in word:
             table[word[1:]] = word[0] == "+"
         else:
             table |= options_of(KeyVal.parse(word, implied=False))
@@ -221,7 +222,7 @@ def read_numa(draft: Draft) -> None:
         raise UsageError(f"-numa: nodes are {sorted(nodes)}; they count from 0 without gaps")
     draft.data["numa"] = [
         {key: value for key, value in nodes[node].items() if key != "distances"}
-        | ({"distances": _row(nodes, node)} if any(each["distances"] for each in nodes.values()) else {})
+        | ({"distances": _row(nodes, node)} if nodes[node]["distances"] else {})
         for node in range(count)
     ]
     draft.used.update(taken)
@@ -271,7 +272,7 @@ def _numa_distance(entry: Item, nodes: dict[int, dict[str, Any]]) -> bool:
 
 
 def _row(nodes: dict[int, dict[str, Any]], node: int) -> list[int]:
-    """Distances of one node; what is not given one way is as the other way, else QEMU's default."""
+    """Distances of one node that names some; what it leaves out is as the other way, else QEMU's default."""
     return [
         nodes[node]["distances"].get(other, 10 if other == node else nodes[other]["distances"].get(node, 20))
         for other in range(len(nodes))
@@ -292,5 +293,9 @@ def read_boot(draft: Draft) -> None:
                     hint="add -kernel FILE, or set them in the guest's boot loader",
                 )
         draft.data["boot"] = "firmware"
+    elif draft.data["nodes"] == 0 and "console=" not in draft.data.get("append", ""):
+        draft.notes.changed(
+            "-append", "it names no console=", "the serial port's, so that the guest's messages are seen"
+        )
     if draft.flag("no-reboot"):
         draft.data["reboot"] = "cold"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leviathan.cmdline.draft import Draft, Item, options_of, switch
+from leviathan.cmdline.draft import Draft, Item, options_of, root_bus, switch
 from leviathan.cmdline.keyval import KeyVal
 from leviathan.errors import UsageError
 
@@ -21,7 +21,7 @@ DEVICES = {
     "nvme": ("nvme", False),
 }
 FORMATS = ("raw", "qcow2", "qcow", "vmdk", "vdi", "vpc", "vhdx")
-ENDINGS = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx"}
+CONTROLLERS = ("virtio-scsi-pci", "virtio-scsi")
 
 
 def read_disks(draft: Draft) -> None:
@@ -42,6 +42,7 @@ def read_disks(draft: Draft) -> None:
         _drive(draft, item, devices, found, flash)
     _flash(draft, flash)
     disks = [disk for _, disk in sorted(found, key=lambda each: each[0])]
+    _scsi_controllers(draft, disks)
     if draft.flag("snapshot"):
         for disk in disks:
             disk["snapshot"] = True
@@ -82,9 +83,10 @@ def _drive(
     if interface not in (None, "virtio", "ide", "scsi", "none"):
         return
     disk = _disk(item)
-    device = devices.get(item.id) if interface == "none" else None
     if interface == "none":
-        if device is None or not _device(disk, device):
+        device = devices.get(item.id)
+        disk["name"] = item.id
+        if device is None or not _device(disk, device, draft, len([d for _, d in found if d["interface"] == "ide"])):
             # A drive for a device that we do not know: both are QEMU's.
             return
         draft.use(device.index)
@@ -120,25 +122,67 @@ def _disk(item: Item) -> dict[str, Any]:
     return disk
 
 
-def _device(disk: dict[str, Any], device: Item) -> bool:
-    """Fills in what the guest's device says; false if it is none that a description has."""
+def _device(disk: dict[str, Any], device: Item, draft: Draft, ide: int) -> bool:
+    """Fills in what the guest's device says; false if it is none that a description has.
+
+    ``ide`` disks came before. A device on a bus of another device's, which a description has no word for, is none.
+    """
     kind = DEVICES.get(device.kind)
-    if kind is None:
-        return False
     own = device.fields
+    if kind is None or not _usual_place(kind[0], own, draft, ide):
+        return False
     disk["interface"] = kind[0]
     if kind[1]:
         disk["cdrom"] = True
-    own.take("drive")
-    name = own.take("id")
-    if name is not None:
-        disk["name"] = name
+    own.take("drive", "id")
+    if own.get("serial") == disk["name"] and kind[0] == "nvme":
+        own.take("serial")
     index = own.take("bootindex")
     if index is not None:
         disk["boot_index"] = int(index)
     if more := options_of(own):
         disk["options"] = more
     return True
+
+
+def _usual_place(interface: str, own: KeyVal, draft: Draft, ide: int) -> bool:
+    """Takes ``bus`` and ``unit`` away if they are what a description gives such a device anyway."""
+    machine = draft.data["machine_type"]
+    place = {"bus": root_bus(machine)}
+    if interface == "ide":
+        place = {"bus": f"ide.{ide // 2}", "unit": str(ide % 2)} if machine == "pc" else {"bus": f"ide.{ide}"}
+    elif interface == "scsi":
+        controllers = [item for item in draft.items("device") if item.kind in CONTROLLERS]
+        known = {
+            f"{item.id}.0" for item in controllers if item.id and not _without_place(item, root_bus(machine)).pairs
+        }
+        if own.get("bus") not in known:
+            return False
+        place = {"bus": own.get("bus") or ""}
+    for key in ("bus", "unit"):
+        if own.get(key) not in (None, place.get(key)):
+            return False
+    own.take("bus", "unit")
+    return True
+
+
+def _without_place(item: Item, bus: str) -> KeyVal:
+    fields = item.fields_without("id")
+    if fields.get("bus") == bus:
+        fields.take("bus")
+    return fields
+
+
+def _scsi_controllers(draft: Draft, disks: list[dict[str, Any]]) -> None:
+    """A plain controller comes with the disks on it; one that other devices use, too, stays QEMU's."""
+    if not any(disk["interface"] == "scsi" for disk in disks):
+        return
+    buses = {item.fields.get("bus") for item in draft.items("device")}
+    for item in draft.items("device"):
+        if item.kind in CONTROLLERS and f"{item.id}.0" not in buses:
+            plain = not _without_place(item, root_bus(draft.data["machine_type"])).pairs
+            if plain:
+                draft.use(item.index)
 
 
 def _flash(draft: Draft, flash: list[tuple[int, dict[str, Any]]]) -> None:
