@@ -13,6 +13,7 @@ mod doorbell;
 mod entry;
 mod exports;
 mod fail;
+mod irqfd;
 mod local_vcpu;
 mod memory;
 mod remote_vcpu;

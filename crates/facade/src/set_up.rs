@@ -63,6 +63,7 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
         memory: Default::default(),
         routes: Default::default(),
         doorbells: Default::default(),
+        irqfds: Default::default(),
     });
     if !table::insert(fd, Object::Vm) {
         return Err(libc::EMFILE);

@@ -2,6 +2,7 @@
 
 use crate::doorbell::Doorbells;
 use crate::fail;
+use crate::irqfd::Irqfds;
 use crate::memory::Memory;
 use crate::routes::Routes;
 use lev_dsm::Engine;
@@ -33,6 +34,8 @@ pub struct Vm {
     pub routes: Routes,
     /// Eventfds that guest writes signal.
     pub doorbells: Doorbells,
+    /// Eventfds that raise interrupt lines.
+    pub irqfds: Irqfds,
 }
 
 /// What exists only with several nodes.

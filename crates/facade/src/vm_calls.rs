@@ -62,6 +62,13 @@ pub unsafe fn call(fd: i32, request: u32, argument: usize) -> Result<i32, i32> {
                 Ok(0)
             }
             ioctl::SIGNAL_MSI => Ok(signal_msi(vm, &*(argument as *const k::kvm_msi))),
+            ioctl::IRQFD => vm.irqfds.change(&*(argument as *const k::kvm_irqfd), || {
+                Box::new(|line| {
+                    if let Some(vm) = vm::current() {
+                        vm.routes.line(vm, line, true);
+                    }
+                })
+            }),
             ioctl::IOEVENTFD => vm.doorbells.change(vm, argument),
             ioctl::SET_TSS_ADDR | ioctl::SET_BOOT_CPU_ID => {
                 everywhere(vm, request, argument, &(argument as u64).to_le_bytes())
@@ -78,7 +85,7 @@ pub unsafe fn call(fd: i32, request: u32, argument: usize) -> Result<i32, i32> {
                 "QEMU asks for interrupt controllers inside KVM, which cannot span nodes",
                 Some("start QEMU with -machine kernel-irqchip=split"),
             ),
-            ioctl::IRQFD | ioctl::CREATE_PIT2 | ioctl::SET_USER_MEMORY_REGION2 => Err(libc::ENOTTY),
+            ioctl::CREATE_PIT2 | ioctl::SET_USER_MEMORY_REGION2 => Err(libc::ENOTTY),
             _ if REFUSED.contains(&request) => Err(libc::ENOTTY),
             _ => kernel(fd, request, argument),
         }

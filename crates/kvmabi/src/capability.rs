@@ -32,10 +32,9 @@ const HIDDEN: &[(u32, &str)] = &[
     (k::KVM_CAP_SYS_HYPERV_CPUID, HYPERV),
     (k::KVM_CAP_HYPERV_DIRECT_TLBFLUSH, HYPERV),
     (k::KVM_CAP_HYPERV_ENFORCE_CPUID, HYPERV),
-    (k::KVM_CAP_IRQFD, "interrupts from eventfds go through QEMU"),
     (
         k::KVM_CAP_IRQFD_RESAMPLE,
-        "interrupts from eventfds go through QEMU",
+        "for passed-through devices, which reach memory around the engine",
     ),
     (k::KVM_CAP_COALESCED_MMIO, "the ring is local to one node"),
     (k::KVM_CAP_COALESCED_PIO, "the ring is local to one node"),
@@ -133,6 +132,9 @@ mod tests {
             k::KVM_CAP_USER_MEMORY,
             k::KVM_CAP_SPLIT_IRQCHIP,
             k::KVM_CAP_IOEVENTFD,
+            k::KVM_CAP_IOEVENTFD_ANY_LENGTH,
+            // Newer QEMUs do not start without it.
+            k::KVM_CAP_IRQFD,
             k::KVM_CAP_SIGNAL_MSI,
             k::KVM_CAP_IRQ_ROUTING,
             k::KVM_CAP_MP_STATE,
