@@ -4,6 +4,7 @@ mod control_server;
 mod events;
 mod memory;
 mod probe;
+mod probe_guest;
 mod serve;
 mod vcpu_thread;
 mod worker;

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 const MSR_TSC: u32 = 0x10;
 const MSR_APIC_BASE: u32 = 0x1b;
 /// Most CPUID leaves that KVM takes (`KVM_MAX_CPUID_ENTRIES`).
-const MAX_CPUID: usize = 256;
+pub const MAX_CPUID: usize = 256;
 
 /// Why a vCPU ioctl failed.
 #[derive(Debug)]

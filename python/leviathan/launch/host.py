@@ -19,7 +19,7 @@ class HostFacts:
     """What a host can do, as probed by running, not by looking at device files."""
 
     kvm: str | None
-    """``None`` if a few 64-bit instructions ran under KVM, else the reason why not."""
+    """``None`` if KVM runs ordinary guests here, else the reason why not."""
     userfaultfd: str | None
     """``None`` if a userfaultfd that serves kernel faults opens, else the reason why not."""
     cpus: int

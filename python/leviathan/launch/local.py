@@ -186,7 +186,7 @@ def facts_from_probe(stdout: bytes, stderr: bytes, code: int) -> HostFacts:
     try:
         data = json.loads(stdout)
         return HostFacts(
-            kvm=data["kvm"] or no_hardware(_proc_field("/proc/cpuinfo", "flags")),
+            kvm=data["kvm"],
             userfaultfd=data["userfaultfd"],
             cpus=int(data.get("cpus") or os.cpu_count() or 1),
             memory_free=int(data.get("memory_free") or memory_free()),
@@ -197,17 +197,6 @@ def facts_from_probe(stdout: bytes, stderr: bytes, code: int) -> HostFacts:
     except (ValueError, KeyError, TypeError) as error:
         said = (stderr or stdout).decode(errors="replace").strip()[-400:]
         raise LaunchError(f"`lev-node probe` ended with {code} and no usable answer: {said or error}") from error
-
-
-def no_hardware(cpu_flags: str) -> str | None:
-    """The reason why KVM cannot run ordinary guests on such a CPU, if it cannot.
-
-    Some clouds offer a paravirtual KVM: it runs the probe's few instructions, even in 64-bit mode, but no ordinary
-    kernel. Real KVM needs one of two flags of the CPU.
-    """
-    if {"vmx", "svm"} & set(cpu_flags.split()):
-        return None
-    return "the CPU offers no hardware virtualization (neither vmx nor svm): a paravirtual KVM runs no ordinary guests"
 
 
 def memory_free() -> int:
