@@ -7,7 +7,7 @@
 
 use crate::entry::errno;
 use lev_kvmabi::bindings as k;
-use lev_mesh::peers::spawn;
+use lev_mesh::peers::spawn_first;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -84,11 +84,7 @@ impl Watch {
             raise,
         });
         let this = Arc::clone(&watch);
-        let body = move || {
-            lev_dsm::threads::serve_first();
-            this.serve();
-        };
-        spawn("lev-irqfd", body).map_err(|_| libc::EAGAIN)?;
+        spawn_first("lev-irqfd", move || this.serve()).map_err(|_| libc::EAGAIN)?;
         Ok(watch)
     }
 

@@ -2,9 +2,10 @@
 
 use crate::fail;
 use crate::vm::{self, Vm};
-use lev_mesh::control::{ask_all, BEAT, SILENCE_LIMIT};
+use lev_mesh::control::ask_all;
 use lev_mesh::message::{control, Event};
-use lev_mesh::peers::spawn;
+use lev_mesh::peers::spawn_first;
+use lev_mesh::pulse::BEAT;
 use lev_mesh::report::{self, NodeReport};
 use lev_wire::NodeId;
 use serde_json::json;
@@ -51,20 +52,15 @@ pub fn start(vm: &'static Vm) {
     if vm.workers().is_empty() {
         return;
     }
-    let result = spawn("lev-beat", move || loop {
+    let result = spawn_first("lev-beat", move || loop {
         std::thread::sleep(BEAT);
         if ENDING.load(Ordering::SeqCst) {
             return;
         }
         for worker in vm.workers() {
-            worker.beat();
-            let silence = worker.silence();
-            if silence > SILENCE_LIMIT {
-                node_lost(
-                    vm,
-                    worker.node,
-                    &format!("silent for {:.1} s", silence.as_secs_f64()),
-                );
+            if let Some(silence) = worker.beat() {
+                let reason = format!("silent for {:.1} s", silence.as_secs_f64());
+                node_lost(vm, worker.node, &reason);
             }
         }
     });

@@ -3,19 +3,16 @@
 use crate::error::MeshError;
 use crate::message::{control as kind, Event};
 use crate::peers::spawn;
+use crate::pulse::Pulse;
 use lev_transport::{Channel, Sender};
 use lev_wire::NodeId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time for any answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Time between two beats.
-pub const BEAT: Duration = Duration::from_millis(500);
-/// A peer that said nothing for so long is lost.
-pub const SILENCE_LIMIT: Duration = Duration::from_millis(4000);
 
 /// An answer: errno or 0, payload, and when it arrived (host TSC).
 #[derive(Debug)]
@@ -34,8 +31,7 @@ pub struct ControlClient {
     sequence: AtomicU64,
     answers: Mutex<HashMap<u64, (u16, Answer)>>,
     changed: Condvar,
-    started: Instant,
-    heard_ms: AtomicU64,
+    pulse: Pulse,
 }
 
 impl ControlClient {
@@ -57,8 +53,7 @@ impl ControlClient {
             sequence: AtomicU64::new(1),
             answers: Mutex::new(HashMap::new()),
             changed: Condvar::new(),
-            started: Instant::now(),
-            heard_ms: AtomicU64::new(0),
+            pulse: Pulse::default(),
         });
         let this = Arc::clone(&client);
         spawn(&format!("lev-ctl-{}", node.0), move || {
@@ -66,7 +61,7 @@ impl ControlClient {
                 match receiver.recv() {
                     Ok((header, payload)) => {
                         let arrived_tsc = lev_vcpu::clock::host_tsc();
-                        this.heard();
+                        this.pulse.heard();
                         match header.kind {
                             kind::REPLY => this.answered(
                                 header.arg,
@@ -91,19 +86,6 @@ impl ControlClient {
         Ok(client)
     }
 
-    fn heard(&self) {
-        self.heard_ms
-            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// Time since the worker last said anything.
-    #[must_use]
-    pub fn silence(&self) -> Duration {
-        self.started
-            .elapsed()
-            .saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
-    }
-
     fn answered(&self, number: u64, status: u16, answer: Answer) {
         // Number 0: a beat, nobody waits.
         if number != 0 {
@@ -114,9 +96,10 @@ impl ControlClient {
         }
     }
 
-    /// Sends a beat.
-    pub fn beat(&self) {
+    /// Sends a beat; the length of the silence if the worker is lost.
+    pub fn beat(&self) -> Option<Duration> {
         let _ = self.sender.send(kind::PING, 0, 0, &[]);
+        self.pulse.beat()
     }
 
     /// Sends a message that has no answer.

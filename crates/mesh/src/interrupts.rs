@@ -1,6 +1,7 @@
 //! Interrupt channels: one to each peer, one-way messages, order kept.
 
 use crate::message::interrupt as kind;
+use crate::pulse::Pulse;
 use lev_apic::{ApicView, Interrupt};
 use lev_transport::Sender;
 use lev_vcpu::{Fabric, InterruptLink};
@@ -27,6 +28,7 @@ pub struct InterruptPeers {
     me: NodeId,
     senders: Vec<OnceLock<Sender>>,
     counters: InterruptCounters,
+    pulses: Vec<Pulse>,
     view_sequence: AtomicU64,
     views_seen: Mutex<Vec<u64>>,
     changed: Condvar,
@@ -44,6 +46,7 @@ impl InterruptPeers {
                 sent: numbers(),
                 received: numbers(),
             },
+            pulses: (0..nodes).map(|_| Pulse::default()).collect(),
             view_sequence: AtomicU64::new(0),
             views_seen: Mutex::new(vec![0; nodes]),
             changed: Condvar::new(),
@@ -95,6 +98,12 @@ impl InterruptPeers {
     /// Takes the run number `run` back from a worker.
     pub fn cancel_run(&self, node: NodeId, vcpu: u32, run: u64) {
         self.send(node, kind::CANCEL_RUN, vcpu as u16, run, &[]);
+    }
+
+    /// Sends a beat; the length of the silence if the peer is lost.
+    pub fn beat(&self, node: NodeId) -> Option<Duration> {
+        self.send(node, kind::BEAT, 0, 0, &[]);
+        self.pulses.get(node.index())?.beat()
     }
 
     fn send(&self, node: NodeId, kind: u16, tag: u16, arg: u64, payload: &[u8]) {
@@ -151,6 +160,7 @@ impl InterruptPeers {
                 local.cancel_run(header.arg);
             }
             kind::DOORBELL => ring(header.arg),
+            kind::BEAT => self.pulses[from.index()].heard(),
             other => return Err(format!("interrupt frame of kind {other}")),
         }
         Ok(())

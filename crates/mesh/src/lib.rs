@@ -8,6 +8,7 @@ pub mod interrupts;
 pub mod message;
 pub mod pages;
 pub mod peers;
+pub mod pulse;
 pub mod report;
 pub mod run_frame;
 

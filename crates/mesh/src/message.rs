@@ -18,6 +18,8 @@ pub mod interrupt {
     pub const CANCEL_RUN: u16 = 4;
     /// `arg`: number of the doorbell that the guest rang.
     pub const DOORBELL: u16 = 5;
+    /// The sender lives; between workers only.
+    pub const BEAT: u16 = 6;
 }
 
 /// Frames of a vCPU channel: request from the head, answer from the worker, strictly in turn.

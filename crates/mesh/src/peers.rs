@@ -2,6 +2,7 @@
 
 use crate::interrupts::InterruptPeers;
 use crate::pages::PagePeers;
+use crate::pulse::BEAT;
 use lev_dsm::Engine;
 use lev_transport::{Channel, Purpose};
 use lev_vcpu::Fabric;
@@ -125,8 +126,7 @@ impl Peers {
             Purpose::Interrupt => format!("lev-irq-{}", node.0),
             _ => format!("lev-page-{}", node.0),
         };
-        spawn(&name, move || {
-            lev_dsm::threads::serve_first();
+        spawn_first(&name, move || {
             let reason = body();
             this.lost(node, reason);
         })
@@ -167,6 +167,32 @@ impl Peers {
         missing(&guard)
     }
 
+    /// Beats to the other workers and watches theirs, from now on. The head's beats come over the control channel.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn beat(self: &Arc<Self>) -> Result<(), String> {
+        let this = Arc::clone(self);
+        let others: Vec<NodeId> = (1..self.nodes as u16)
+            .map(NodeId)
+            .filter(|node| *node != self.me)
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        spawn_first("lev-beat", move || {
+            while !this.closing.load(Ordering::SeqCst) {
+                for node in &others {
+                    if let Some(silence) = this.interrupts.beat(*node) {
+                        let reason = format!("silent for {:.1} s", silence.as_secs_f64());
+                        this.lost(*node, reason);
+                    }
+                }
+                std::thread::sleep(BEAT);
+            }
+        })
+    }
+
     /// The VM ends: channels that close from now on are no loss.
     pub fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
@@ -178,6 +204,18 @@ impl Peers {
             (self.on_lost)(node, reason);
         }
     }
+}
+
+/// As [`spawn`], and the thread runs before ordinary ones where the system allows it: it works for microseconds and somebody
+/// waits for it.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_first(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    spawn(name, move || {
+        lev_dsm::threads::serve_first();
+        body();
+    })
 }
 
 /// Starts a named thread with all signals blocked, so that QEMU's signals never land in it.

@@ -4,6 +4,7 @@ use crate::events;
 use crate::worker::{Refusal, Worker};
 use lev_kvmabi::bindings as k;
 use lev_mesh::message::{control as kind, Configure, Configured, DoorbellMessage, Event};
+use lev_mesh::pulse::Pulse;
 use lev_mesh::report;
 use lev_transport::{connect, Credentials, Purpose, Sender};
 use lev_vcpu::clock::host_tsc;
@@ -11,7 +12,7 @@ use lev_wire::frame::Header;
 use lev_wire::NodeId;
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
 
@@ -47,8 +48,8 @@ pub struct ControlServer {
     pub credentials: Arc<Credentials>,
     /// To the head.
     pub sender: Sender,
-    /// When the head was last heard.
-    pub heard: Arc<Mutex<Instant>>,
+    /// Whether the head lives; its beats tell.
+    pub pulse: Arc<Pulse>,
 }
 
 impl ControlServer {
@@ -57,7 +58,9 @@ impl ControlServer {
     /// # Errors
     /// The channel to the head is gone.
     pub fn on_frame(&self, header: Header, payload: &[u8]) -> Result<(), String> {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if header.kind == kind::PING {
+            self.pulse.heard();
+        }
         // Answered before anything else: the time between the head's two readings is the error of the clock.
         if header.kind == kind::CLOCK_SAMPLE {
             return self.reply(header.arg, 0, &host_tsc().to_le_bytes());
@@ -188,7 +191,8 @@ impl ControlServer {
         }
         let missing = worker.peers.wait_all(JOIN_LIMIT);
         if missing.is_empty() {
-            Ok(())
+            let beats = worker.peers.beat();
+            beats.map_err(|what| Refusal::because(libc::EAGAIN, what))
         } else {
             let names: Vec<_> = missing.iter().map(NodeId::to_string).collect();
             Err(Refusal::because(

@@ -2,16 +2,16 @@
 
 use crate::control_server::{ControlServer, Place};
 use crate::{events, vcpu_thread};
-use lev_mesh::control::SILENCE_LIMIT;
-use lev_mesh::peers::spawn;
+use lev_mesh::peers::{spawn, spawn_first};
+use lev_mesh::pulse::{Pulse, BEAT};
 use lev_transport::{Channel, Credentials, Listener, Purpose, TransportError};
 use lev_wire::cluster::Encrypt;
 use lev_wire::NodeId;
 use serde::Deserialize;
 use std::path::Path;
 use std::process::{self, ExitCode};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Exit code of a worker that lost its head.
 const LOST: i32 = 123;
@@ -151,20 +151,16 @@ fn admit(
 
 fn serve_control(place: &Arc<Place>, credentials: &Arc<Credentials>, channel: Channel) {
     let (sender, mut receiver) = channel.split();
-    let heard = Arc::new(Mutex::new(Instant::now()));
+    let pulse = Arc::new(Pulse::default());
     let server = ControlServer {
         place: Arc::clone(place),
         credentials: Arc::clone(credentials),
         sender,
-        heard: Arc::clone(&heard),
+        pulse: Arc::clone(&pulse),
     };
-    let _ = spawn("lev-watch", move || loop {
-        std::thread::sleep(Duration::from_millis(500));
-        let silence = heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed();
-        if silence > SILENCE_LIMIT {
+    let _ = spawn_first("lev-watch", move || loop {
+        std::thread::sleep(BEAT);
+        if let Some(silence) = pulse.beat() {
             end(&format!(
                 "the head has been silent for {:.1} s",
                 silence.as_secs_f64()
