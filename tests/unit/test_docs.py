@@ -50,6 +50,15 @@ def test_every_command_and_option_is_described() -> None:
     assert options - described == set()
 
 
+def test_every_rule_is_described() -> None:
+    text = (ROOT / "docs/reference/rules.md").read_text()
+    named: set[str] = set()
+    for path in (ROOT / "python/leviathan/rules").glob("*.py"):
+        named |= set(re.findall(r'(?:error|warning)\(\s*"([a-z-]+)"', path.read_text()))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if f"`{name}`" not in text] == []
+
+
 def test_every_field_of_the_record_is_described() -> None:
     text = (ROOT / "docs/reference/record.md").read_text()
     record = Record(Machine()).as_json([])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leviathan.errors import StartError
+from leviathan.images.elf import root_of
 
 __all__ = ["QemuBinary", "find_firmware", "find_uefi", "parse_version", "probe_binary"]
 
@@ -20,12 +21,8 @@ INSTALL_ARM_HINT = "install it: apt-get install qemu-system-arm qemu-efi-aarch64
 FIRMWARE = "bios-256k.bin"
 FIRMWARE_FOLDERS = ("/usr/share/seabios", "/usr/share/qemu", "/usr/local/share/qemu", "/usr/share/qemu-kvm")
 UEFI = {
-    "x86_64": ("/usr/share/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd"),
-    "aarch64": (
-        "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
-        "/usr/share/edk2/aarch64/QEMU_EFI.fd",
-        "/usr/share/qemu/edk2-aarch64-code.fd",
-    ),
+    "x86_64": ("ovmf/OVMF.fd", "qemu/OVMF.fd"),
+    "aarch64": ("qemu-efi-aarch64/QEMU_EFI.fd", "edk2/aarch64/QEMU_EFI.fd", "qemu/edk2-aarch64-code.fd"),
 }
 _VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
 
@@ -103,6 +100,8 @@ def find_firmware(binary: QemuBinary) -> Path:
     raise StartError(f"QEMU's firmware {FIRMWARE} is missing", hint="install it: apt-get install seabios")
 
 
-def find_uefi(arch: str) -> Path | None:
-    """The distribution's UEFI firmware for ``-bios``; ``None`` if it is not installed."""
-    return next((path for path in map(Path, UEFI.get(arch, ())) if path.is_file()), None)
+def find_uefi(arch: str, binary: QemuBinary | None = None) -> Path | None:
+    """The UEFI firmware for ``-bios`` unpacked with a QEMU, else the distribution's; ``None`` if there is none."""
+    roots = [root_of(Path(binary.program))] if binary is not None and binary.program else []
+    places = [root / "usr/share" / name for root in (*roots, Path("/")) for name in UEFI.get(arch, ())]
+    return next((path for path in places if path.is_file()), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,8 @@ class QemuFacts:
     cpu_models: frozenset[str]
     accelerators: frozenset[str]
     """``kvm`` and ``tcg``, as far as they are built in."""
+    asked: frozenset[str] = frozenset(DEVICES)
+    """Devices that were asked for."""
     kvm: str | None = "not asked"
     """Why KVM does not run guests of this architecture here; ``None`` if it does."""
     firmware: Path | None = field(default=None)
@@ -54,6 +56,10 @@ class QemuFacts:
     def has(self, device: str, name: str) -> bool:
         """Whether a device has a property."""
         return name in self.devices.get(device, frozenset())
+
+    def lacks(self, device: str) -> bool:
+        """Whether a device was asked for and is not there."""
+        return device in self.asked and device not in self.devices
 
     @property
     def windows_as_ram(self) -> bool:
@@ -88,15 +94,15 @@ class _Monitor:
         raise StartError(f"QEMU ended while it was asked for {command}")
 
 
-def probe_facts(binary: QemuBinary) -> QemuFacts:
-    """Asks a QEMU what it offers (under a second). Raises ``StartError``."""
-    arch = "aarch64" if "aarch64" in Path(binary.path).name else "x86_64"
+def probe_facts(binary: QemuBinary, devices: Iterable[str] = ()) -> QemuFacts:
+    """Asks a QEMU what it offers, and whether it has ``devices``, too (under a second). Raises ``StartError``."""
+    wanted = frozenset((*DEVICES, *devices))
     command = [binary.path, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            facts = _ask_all(_Monitor(process), binary, arch)
+            facts = _ask_all(_Monitor(process), binary, wanted)
             process.communicate(json.dumps({"execute": "quit"}) + "\n", timeout=PROBE_SECONDS)
         except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired, StartError) as error:
             process.kill()
@@ -106,29 +112,29 @@ def probe_facts(binary: QemuBinary) -> QemuFacts:
     return facts
 
 
-def _ask_all(monitor: _Monitor, binary: QemuBinary, arch: str) -> QemuFacts:
+def _ask_all(monitor: _Monitor, binary: QemuBinary, wanted: frozenset[str]) -> QemuFacts:
     monitor.ask("qmp_capabilities")
+    arch = monitor.ask("query-target")["arch"]
     devices = {}
-    for device in DEVICES:
+    for device in sorted(wanted):
         properties = monitor.ask("device-list-properties", typename=device)
         if properties is not None:
             devices[device] = frozenset(item["name"] for item in properties)
     machines = {}
     for machine in monitor.ask("query-machines"):
         alias = machine.get("alias", machine["name"])
-        if alias in MACHINES[arch]:
+        if alias in MACHINES.get(arch, ()):
             # Asked of an instance, so that properties without a class (`cxl` is one) are listed.
             properties = monitor.ask("qom-list-properties", typename=f"{machine['name']}-machine")
             machines[alias] = frozenset(item["name"] for item in properties or [])
     schema = monitor.ask("query-qmp-schema") or []
     commands = frozenset(item["name"] for item in schema if item["meta-type"] == "command")
     models = frozenset(item["name"] for item in monitor.ask("query-cpu-definitions") or [])
-    accelerators = frozenset(
-        item["name"].removesuffix("-accel") for item in monitor.ask("qom-list-types", implements="accel") or []
-    )
-    return QemuFacts(
-        binary, arch, machines, devices, commands, models, accelerators & {"kvm", "tcg"}, firmware=find_uefi(arch)
-    )
+    # Lists of types (`qom-list-types`, `-device help`) would load every module, and end QEMU where one does not load.
+    kvm = monitor.ask("query-kvm")
+    accelerators = frozenset({"tcg", "kvm"} if kvm and kvm["present"] else {"tcg"})
+    firmware = find_uefi(arch, binary)
+    return QemuFacts(binary, arch, machines, devices, commands, models, accelerators, wanted, firmware=firmware)
 
 
 def facts_for(machine: Machine) -> QemuFacts:
@@ -136,7 +142,7 @@ def facts_for(machine: Machine) -> QemuFacts:
     # Late: probing the host is not needed to describe machines.
     from leviathan.launch.local import LocalHost
 
-    facts = probe_facts(probe_binary(machine.qemu))
+    facts = probe_facts(probe_binary(machine.qemu), (network.model for network in machine.networks))
     if facts.arch != platform.machine():
         return replace(facts, kvm=f"this machine is {platform.machine()}, the guest {facts.arch}")
     return replace(facts, kvm=LocalHost().facts().kvm)

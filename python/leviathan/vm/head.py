@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from leviathan.errors import LeviathanError
 from leviathan.launch.host import Host, Process, Sink
 from leviathan.launch.streams import Lines, Tail
-from leviathan.qemu.command import PORTS
+from leviathan.model.machine import Machine
+from leviathan.qemu.command import PORTS, HeadCommand, head_command, head_environment
 from leviathan.qemu.qmp import QmpSession
 from leviathan.vm.mailbox import Event, Mailbox, json_events
 from leviathan.vm.pipes import Pipes
@@ -60,15 +61,8 @@ class Head:
     process: Process
     control: Process
     qmp: QmpSession
-    relays: Sequence[Process] = ()
-    """What writes into QEMU's pipes."""
     log: Tail = field(default_factory=Tail)
     """What QEMU and the facade wrote to standard error."""
-
-    def release(self) -> None:
-        """Ends the relays to a QEMU that has ended; those from it ended with it."""
-        for relay in self.relays:
-            relay.close_stdin()
 
     def report(self) -> dict[str, Any] | None:
         """The facade's report; ``None`` if there is none (a killed QEMU writes none)."""
@@ -81,20 +75,20 @@ class Head:
 
 def start_head(
     host: Host,
-    argv: Sequence[str],
-    folder: str,
-    environment: Mapping[str, str],
+    machine: Machine,
+    command: HeadCommand,
     cluster: Mapping[str, Any] | None,
     streams: Streams,
     mailbox: Mailbox,
 ) -> Head:
-    """Starts QEMU with its files in a folder. ``cluster`` is ``None`` without a facade. Raises ``LaunchError``."""
-    files = HeadFiles(folder)
+    """Starts QEMU. ``cluster`` is ``None`` for the baseline. Raises ``LaunchError``."""
+    files = HeadFiles(command.folder)
+    argv = head_command(machine, command)
     # Makes the folder, and tells whoever looks into it what runs.
-    host.put(f"{folder}/qemu.command", (shlex.join(argv) + "\n").encode())
+    host.put(f"{command.folder}/qemu.command", (shlex.join(argv) + "\n").encode())
     if cluster is not None:
         host.put(files.cluster, json.dumps(cluster).encode(), 0o600)
-    pipes = Pipes(host, folder)
+    pipes = Pipes(host, command.folder)
     pipes.make([*PORTS, "qmp", "events"])
     log = Tail()
     # Both are set before QEMU starts; the session's first bytes come from QEMU.
@@ -110,14 +104,13 @@ def start_head(
         relays.append(pipes.read("events", json_events(mailbox, "head", lambda line: log(line.encode() + b"\n"))))
     process = host.spawn(
         argv,
-        env=environment,
+        env=head_environment(machine, host.bin_dir, files.cluster),
         stdout=streams.console,
         stderr=log,
         stdin=True,
     )
     watch_exit(process, "head", mailbox, relays)
-    control = pipes.write("control")
-    return Head(host, files, process, control, qmp, (control, qmp_in), log)
+    return Head(host, files, process, pipes.write("control"), qmp, log)
 
 
 def _status(mailbox: Mailbox, line: str) -> None:
