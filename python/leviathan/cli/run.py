@@ -93,9 +93,8 @@ def run_console(
     try:
         with stop_signals(), life:
             life.start()
-            assert life.head is not None
             life.progress.note(f"the guest's console; {LEAVE_HINT}")
-            with attach(life.head.process.write, leave):
+            with attach(life.type, leave):
                 life.wait_event(ended, None, "the console's end")
             life.stop()
             life.record.exit_code = 0

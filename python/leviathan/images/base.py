@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -67,12 +68,17 @@ def start(init: str, busybox: Path, *, skeleton: bool = True) -> Archive:
     archive.file("lev/busybox", busybox, 0o755)
     archive.file("lev/fstab", _FSTAB.encode())
     archive.file("init", resources.files(__package__).joinpath("init", init).read_bytes(), 0o755)
-    for applet in _applets(busybox):
+    for applet in _applets(_runnable(busybox)):
         archive.symlink(applet, "/lev/busybox")
     if skeleton:
         for name, text in _FILES.items():
             archive.file(name, text.encode())
     return archive
+
+
+def _runnable(busybox: Path) -> Path:
+    """One that says its applets: another architecture's cannot run here, but is built the same way."""
+    return busybox if read_dynamic(busybox).machine == read_dynamic(Path(sys.executable)).machine else find_busybox()
 
 
 def _applets(busybox: Path) -> list[str]:

@@ -20,12 +20,16 @@ _MAX_STRTAB = 64 << 20
 SYSTEM_DIRS = (
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
     "/lib64",
     "/usr/lib64",
     "/lib",
     "/usr/lib",
 )
 """Folders that a loader searches without being told (Debian's first)."""
+_HOME = {62: "/lib/x86_64-linux-gnu", 183: "/lib/aarch64-linux-gnu"}
+"""By ``e_machine``."""
 
 
 class ElfError(Exception):
@@ -40,6 +44,8 @@ class Dynamic:
     needed: tuple[str, ...]
     rpath: tuple[str, ...]
     runpath: tuple[str, ...]
+    machine: int
+    """Number of the architecture (``e_machine``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ def _read(path: Path, fd: int) -> Dynamic:
     head = os.pread(fd, 64, 0)
     if head[:6] != _CLASS64_LSB:
         raise ElfError(f"{path} is not a 64-bit little-endian ELF file")
+    (machine,) = struct.unpack_from("<H", head, 18)
     offset, entry_size, count = struct.unpack_from("<Q14xHH", head, 32)
     loads: list[tuple[int, int, int]] = []
     dynamic = b""
@@ -78,7 +85,7 @@ def _read(path: Path, fd: int) -> Dynamic:
     tags: list[tuple[int, int]] = list(struct.iter_unpack("<QQ", dynamic[: len(dynamic) // 16 * 16]))
     single = {tag: value for tag, value in tags if tag in (_DT_STRTAB, _DT_STRSZ)}
     if _DT_STRTAB not in single:
-        return Dynamic(interpreter, (), (), ())
+        return Dynamic(interpreter, (), (), (), machine)
     address = single[_DT_STRTAB]
     start = next((s + address - a for a, s, n in loads if a <= address < a + n), None)
     if start is None or single.get(_DT_STRSZ, 0) > _MAX_STRTAB:
@@ -91,7 +98,7 @@ def _read(path: Path, fd: int) -> Dynamic:
     def folders(tag: int) -> tuple[str, ...]:
         return tuple(folder for value in text(tag) for folder in value.split(":") if folder)
 
-    return Dynamic(interpreter, tuple(text(_DT_NEEDED)), folders(_DT_RPATH), folders(_DT_RUNPATH))
+    return Dynamic(interpreter, tuple(text(_DT_NEEDED)), folders(_DT_RPATH), folders(_DT_RUNPATH), machine)
 
 
 def _until_null(tags: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
@@ -151,15 +158,15 @@ class Closure:
             origin = os.path.dirname(user_target)
             at = os.path.normpath(folder.replace("${ORIGIN}", origin).replace("$ORIGIN", origin))
             for candidate in (_below(root, at) / name, user.resolve().parent / name):
-                if candidate.exists() and _is_elf64(candidate):
+                if _fits(candidate, info.machine):
                     self._library(name, candidate, f"{at}/{name}", root)
                     return
         for base, folders in ((root, SYSTEM_DIRS), (Path("/"), self._system)):
             for folder in folders:
                 candidate = _below(base, folder) / name
-                if candidate.exists() and _is_elf64(candidate):
+                if _fits(candidate, info.machine):
                     # Without its cache the loader knows only its built-in folders.
-                    home = folder if folder in SYSTEM_DIRS else SYSTEM_DIRS[0]
+                    home = folder if folder in SYSTEM_DIRS else _HOME.get(info.machine, "/lib")
                     self._library(name, candidate, f"{home}/{name}", root)
                     return
         raise ElfError(f"{user} needs {name}, which is in none of {', '.join((*own, *SYSTEM_DIRS))}")
@@ -183,9 +190,13 @@ def _first(candidates: Iterable[Path]) -> Path:
     raise ElfError(f"none of {', '.join(tried)} exists")
 
 
-def _is_elf64(path: Path) -> bool:
+def _fits(path: Path, machine: int) -> bool:
+    """Whether a library exists and is of an architecture."""
+    if not path.exists():
+        return False
     with path.open("rb") as file:
-        return file.read(6) == _CLASS64_LSB
+        head = file.read(20)
+    return head[:6] == _CLASS64_LSB and int.from_bytes(head[18:20], "little") == machine
 
 
 def _configured_dirs() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leviathan.images import base
+from leviathan.images import base, cxl
 from leviathan.images.base import ImageError
 from leviathan.images.cpio import Archive, CpioError
 from leviathan.images.elf import Closure, ElfError
@@ -42,6 +42,8 @@ class Guest:
     """``lev-guest``, static; becomes ``/usr/bin/lev-guest``."""
     busybox: Path | None = None
     """A static busybox; ``None``: the system's."""
+    cxl_tools: Path | None = None
+    """A tree with the tools of ``images.cxl``; with it the guest has CXL's drivers, too."""
 
 
 def build(kernel: Kernel, guest: Guest) -> bytes:
@@ -54,9 +56,14 @@ def build(kernel: Kernel, guest: Guest) -> bytes:
         "block": ["virtio_blk"],
         "extra": list(guest.modules),
     }
+    if guest.cxl_tools is not None:
+        groups["cxl"] = cxl.drivers(kernel)
     base.add_modules(archive, kernel, groups)
     closure = Closure()
     try:
+        if guest.cxl_tools is not None:
+            for name in cxl.PROGRAMS:
+                closure.add(guest.cxl_tools / name, f"/{name}", guest.cxl_tools)
         for program in guest.programs:
             closure.add(program)
         if guest.guest_program is not None:

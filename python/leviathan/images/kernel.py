@@ -139,12 +139,23 @@ def cache_dir() -> Path:
 
 def from_path(vmlinuz: Path, modules: Path | None = None) -> Kernel:
     """The kernel in a file of the user's; its modules in ``modules``, beside it, or installed."""
-    release = release_of(vmlinuz)
-    places = [modules] if modules else [vmlinuz.parent.parent / "lib/modules" / release, Path("/lib/modules", release)]
+    if modules is None and (vmlinuz.parent / "kernel").is_dir():
+        return Kernel(vmlinuz, vmlinuz.parent, vmlinuz.parent.name)
+    release = _named_release(vmlinuz) or release_of(vmlinuz)
+    beside = [vmlinuz.parent.parent / folder / release for folder in ("lib/modules", "usr/lib/modules")]
+    places = [modules] if modules else [*beside, Path("/lib/modules", release)]
     found = next((place for place in places if (place / "kernel").is_dir()), None)
     if modules and found is None:
         raise KernelError(f"{modules} has no folder named kernel")
     return Kernel(vmlinuz, found, release)
+
+
+def _named_release(vmlinuz: Path) -> str | None:
+    """The release in the name of an unpacked package's image: other architectures' images do not hold it plainly."""
+    release = vmlinuz.name.removeprefix("vmlinuz-")
+    root = vmlinuz.parent.parent
+    known = any((root / folder / release / "kernel").is_dir() for folder in ("lib/modules", "usr/lib/modules"))
+    return release if release != vmlinuz.name and known else None
 
 
 def release_of(vmlinuz: Path) -> str:
@@ -182,6 +193,12 @@ def installed(root: Path = Path("/")) -> list[Kernel]:
         modules = next((place for place in places if place.is_dir()), places[0])
         if os.access(vmlinuz, os.R_OK) and (modules / "kernel").is_dir():
             found.append(Kernel(vmlinuz, modules, modules.name))
+    # Debian 14 keeps the image beside the modules.
+    for vmlinuz in sorted(root.glob("usr/lib/modules/*/vmlinuz"), key=lambda path: _version_key(path.parent)):
+        release = vmlinuz.parent.name
+        known = any(kernel.release == release for kernel in found)
+        if not known and os.access(vmlinuz, os.R_OK) and (vmlinuz.parent / "kernel").is_dir():
+            found.insert(0, Kernel(vmlinuz, vmlinuz.parent, release))
     return found
 
 

@@ -20,7 +20,18 @@ from leviathan.images.apt import Apt, host_architecture, system_suite, unpack
 from leviathan.images.base import ImageError
 from leviathan.images.kernel import Kernel, Progress, cache_dir, installed
 
-__all__ = ["KINDS", "Unpacked", "find", "get", "kernel_of", "listed", "program_of"]
+__all__ = [
+    "KINDS",
+    "Unpacked",
+    "find",
+    "get",
+    "home_of",
+    "host_architecture",
+    "kernel_of",
+    "listed",
+    "newest",
+    "program_of",
+]
 
 MANIFEST = "leviathan.json"
 SCHEMA = 1
@@ -29,7 +40,7 @@ TRIPLES = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 QEMU = {"amd64": ("qemu-system-x86", "qemu-system-x86_64"), "arm64": ("qemu-system-arm", "qemu-system-aarch64")}
 """Per guest architecture: the package, and the program in it."""
-TOOLS = ("cxl", "ndctl", "daxctl", "numactl")
+TOOLS = ("cxl", "ndctl", "daxctl", "numactl", "e2fsprogs", "busybox-static")
 KINDS = ("qemu", "kernel", "tools")
 
 
@@ -73,6 +84,17 @@ def find(kind: str, suite: str, architecture: str) -> Unpacked | None:
     return max(rows, key=lambda row: (row.folder / MANIFEST).stat().st_mtime, default=None)
 
 
+def newest(kind: str, suite: str | None, architecture: str, progress: Progress = lambda step: None) -> Unpacked:
+    """What is unpacked of a suite (``None``: the system's), else fetched now."""
+    suite = suite or system_suite()
+    return find(kind, suite, architecture) or get(kind, suite, architecture, progress)
+
+
+def home_of(path: Path) -> Unpacked | None:
+    """What a file was unpacked with."""
+    return next((unpacked for unpacked in listed() if path.is_relative_to(unpacked.folder)), None)
+
+
 def get(
     kind: str, suite: str | None = None, architecture: str | None = None, progress: Progress = lambda step: None
 ) -> Unpacked:
@@ -102,6 +124,8 @@ def get(
         made = Unpacked(kind, suite, architecture, version, tuple(file.name for file in files), target)
         if kind == "qemu":
             _starter(made, new, host)
+        if kind == "kernel" and not installed(new / "tree"):
+            raise ImageError(f"the packages {' '.join(made.packages)} hold no kernel with modules")
         _write(made, new / MANIFEST)
         try:
             # Whoever comes second finds the place taken by the same contents.
@@ -147,10 +171,10 @@ def _kernel(apt: Apt, architecture: str) -> tuple[list[str], str]:
     real = next((name for name in apt.depends(meta) if name.startswith("linux-image-")), None)
     if real is None:
         raise ImageError(f"{meta} of {apt.suite} names no kernel")
-    names = [real]
-    # Since Debian 14 modules come in packages of their own.
-    names += [name for name in apt.depends(real) if name.startswith("linux-modules-")]
-    return names, _version(apt, real)
+    # Since Debian 14 image, modules and the rest come in packages of their own, all named after the release.
+    release = real.removeprefix("linux-image-")
+    parts = [name for name in apt.depends(real) if name.endswith(f"-{release}")]
+    return [real, *parts], _version(apt, real)
 
 
 def _tools(apt: Apt, architecture: str) -> tuple[list[str], str]:

@@ -14,7 +14,16 @@ from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import format_size
 
-__all__ = ["PORTS", "HeadCommand", "cpu_model", "head_command", "head_environment", "kernel_words", "port_path"]
+__all__ = [
+    "PORTS",
+    "HeadCommand",
+    "cpu_model",
+    "head_command",
+    "head_environment",
+    "kernel_words",
+    "port_arguments",
+    "port_path",
+]
 
 PORTS = ("stdout", "stderr", "status", "control")
 """Guest ports ``org.leviathan.NAME``: a command's two streams, the init's reports, and commands to the init."""
@@ -82,6 +91,16 @@ def port_path(folder: str, port: str) -> str:
     return f"{folder}/{port}"
 
 
+def port_arguments(folder: str, bus: str | None = None) -> list[str]:
+    """Console on standard input and output, the guest's ports, and the monitor; pipes for both lie in a folder."""
+    argv = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    argv += ["-device", ",".join(["virtio-serial-pci,id=ports,max_ports=8", *([f"bus={bus}"] if bus else [])])]
+    for number, port in enumerate(PORTS, start=1):
+        argv += ["-chardev", f"pipe,id={port},path={port_path(folder, port)}"]
+        argv += ["-device", f"virtserialport,bus=ports.0,nr={number},chardev={port},name=org.leviathan.{port}"]
+    return [*argv, "-chardev", f"pipe,id=qmp,path={port_path(folder, 'qmp')}", "-mon", "chardev=qmp,mode=control"]
+
+
 def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     """The whole command. The console is QEMU's own standard input and output."""
     facade = not machine.stock
@@ -92,12 +111,7 @@ def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     argv += ["-smp", f"{machine.cpus},sockets={machine.cpus},cores=1,threads=1", "-m", format_size(machine.memory)]
     if facade:
         argv += _numa(machine)
-    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-    argv += ["-device", "virtio-serial-pci,id=ports,max_ports=8"]
-    for number, port in enumerate(PORTS, start=1):
-        argv += ["-chardev", f"pipe,id={port},path={port_path(head.folder, port)}"]
-        argv += ["-device", f"virtserialport,bus=ports.0,nr={number},chardev={port},name=org.leviathan.{port}"]
-    argv += ["-chardev", f"pipe,id=qmp,path={port_path(head.folder, 'qmp')}", "-mon", "chardev=qmp,mode=control"]
+    argv += port_arguments(head.folder)
     if not head.restart_on_reboot:
         argv.append("-no-reboot")
     argv += ["-kernel", head.kernel, "-initrd", head.initrd, "-append", kernel_words(machine, head)]

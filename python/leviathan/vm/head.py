@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from leviathan.errors import LeviathanError
 from leviathan.launch.host import Host, Process, Sink
 from leviathan.launch.streams import Lines, Tail
-from leviathan.model.machine import Machine
-from leviathan.qemu.command import PORTS, HeadCommand, head_command, head_environment
+from leviathan.qemu.command import PORTS
 from leviathan.qemu.qmp import QmpSession
 from leviathan.vm.mailbox import Event, Mailbox, json_events
 from leviathan.vm.pipes import Pipes
@@ -61,8 +60,15 @@ class Head:
     process: Process
     control: Process
     qmp: QmpSession
+    relays: Sequence[Process] = ()
+    """What writes into QEMU's pipes."""
     log: Tail = field(default_factory=Tail)
     """What QEMU and the facade wrote to standard error."""
+
+    def release(self) -> None:
+        """Ends the relays to a QEMU that has ended; those from it ended with it."""
+        for relay in self.relays:
+            relay.close_stdin()
 
     def report(self) -> dict[str, Any] | None:
         """The facade's report; ``None`` if there is none (a killed QEMU writes none)."""
@@ -75,20 +81,20 @@ class Head:
 
 def start_head(
     host: Host,
-    machine: Machine,
-    command: HeadCommand,
+    argv: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
     cluster: Mapping[str, Any] | None,
     streams: Streams,
     mailbox: Mailbox,
 ) -> Head:
-    """Starts QEMU. ``cluster`` is ``None`` for the baseline. Raises ``LaunchError``."""
-    files = HeadFiles(command.folder)
-    argv = head_command(machine, command)
+    """Starts QEMU with its files in a folder. ``cluster`` is ``None`` without a facade. Raises ``LaunchError``."""
+    files = HeadFiles(folder)
     # Makes the folder, and tells whoever looks into it what runs.
-    host.put(f"{command.folder}/qemu.command", (shlex.join(argv) + "\n").encode())
+    host.put(f"{folder}/qemu.command", (shlex.join(argv) + "\n").encode())
     if cluster is not None:
         host.put(files.cluster, json.dumps(cluster).encode(), 0o600)
-    pipes = Pipes(host, command.folder)
+    pipes = Pipes(host, folder)
     pipes.make([*PORTS, "qmp", "events"])
     log = Tail()
     # Both are set before QEMU starts; the session's first bytes come from QEMU.
@@ -104,13 +110,14 @@ def start_head(
         relays.append(pipes.read("events", json_events(mailbox, "head", lambda line: log(line.encode() + b"\n"))))
     process = host.spawn(
         argv,
-        env=head_environment(machine, host.bin_dir, files.cluster),
+        env=environment,
         stdout=streams.console,
         stderr=log,
         stdin=True,
     )
     watch_exit(process, "head", mailbox, relays)
-    return Head(host, files, process, pipes.write("control"), qmp, log)
+    control = pipes.write("control")
+    return Head(host, files, process, control, qmp, (control, qmp_in), log)
 
 
 def _status(mailbox: Mailbox, line: str) -> None:

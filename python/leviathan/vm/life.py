@@ -16,12 +16,14 @@ from leviathan.launch.local import LocalHost
 from leviathan.launch.streams import Tail
 from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
-from leviathan.qemu.command import HeadCommand, head_command
+from leviathan.qemu.command import HeadCommand, head_command, head_environment
 from leviathan.qemu.qmp import QmpError
+from leviathan.vm.backing import held
 from leviathan.vm.cluster import Identity, cluster_file
+from leviathan.vm.direct import direct_command, with_our_init
 from leviathan.vm.head import Head, HeadFiles, Streams, start_head
 from leviathan.vm.mailbox import Event, Mailbox
-from leviathan.vm.place import Placement, choose, place
+from leviathan.vm.place import Choice, Placement, choose, place
 from leviathan.vm.prepare import Work, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
@@ -81,6 +83,7 @@ class Life:
         self._stack = ExitStack()
         self._workers: list[Worker] = []
         self._ready = False
+        self._folder, self._initrd, self._boots = "", "", 1
         self._stopping = False
         self._exit: Event | None = None
         """The end of QEMU."""
@@ -110,21 +113,28 @@ class Life:
         self._stack.callback(local.close)
         boot = self.record.boot = prepare(self.machine, self.work, self.progress)
         with self.progress.step("checking this machine"):
-            choice = choose(self.machine, local)
+            choice = (
+                choose(self.machine, local) if boot.direct is None else Choice(lab=False, reason=boot.direct.reason)
+            )
         if choice.lab and self.machine.on == "auto":
             self.progress.note(f"nodes run in lab machines: {choice.reason}")
         identity = Identity.new()
         folder = f"/tmp/lev-{identity.run_id[:12]}"  # noqa: S108 (unguessable, and made with mode 0700)
         placement = place(self.machine, boot, choice, local, folder, self._stack, self.progress, self._lab_machine_gone)
+        self._folder, self._initrd = folder, placement.initrd
         self.record.where = {
             "lab": choice.lab,
             "reason": choice.reason,
             "hosts": [host.name for host in placement.hosts],
         }
+        if boot.direct is not None:
+            self._stack.enter_context(held(boot.direct.machine, boot.direct.directory))
+            self.progress.note(f"a plain QEMU on this machine: {choice.reason}")
         self._start_workers(placement, identity, folder)
         self._start_head(placement, identity, folder)
-        with self.progress.step("booting the guest"):
-            self._wait(self._guest_ready, self.machine.timeouts.boot, "the guest's init", "timeouts.boot")
+        if boot.direct is None or with_our_init(boot.direct.machine):
+            with self.progress.step("booting the guest"):
+                self._wait(self._guest_ready, self.machine.timeouts.boot, "the guest's init", "timeouts.boot")
 
     def _start_workers(self, placement: Placement, identity: Identity, folder: str) -> None:
         shares = self.machine.shares()
@@ -147,14 +157,6 @@ class Life:
         machine = self.machine
         host = placement.hosts[0]
         files = HeadFiles(folder)
-        command = HeadCommand(
-            qemu=placement.qemu,
-            kernel=placement.kernel,
-            initrd=placement.initrd,
-            folder=folder,
-            tsc_khz=0 if machine.stock else host.facts().tsc_khz,
-            restart_on_reboot=self.work.restart_on_reboot,
-        )
         cluster = None
         if not machine.stock:
             addresses = [worker.address or "" for worker in self._workers]
@@ -166,17 +168,53 @@ class Life:
                 events=files.events,
                 report=files.report,
             )
-        self.record.qemu_command = head_command(machine, command)
+        argv = self.record.qemu_command = self._command(placement, folder)
         self.record.nodes = [
             {"name": share.name, "host": host.name, "vcpus": list(cpus), "memory": share.memory}
             for share, host, cpus in zip(machine.shares(), placement.hosts, vcpus(machine), strict=True)
         ]
         with self.progress.step("starting QEMU"):
-            self.head = start_head(host, machine, command, cluster, self._streams, self.mailbox)
+            environment = head_environment(machine, host.bin_dir, files.cluster)
+            self.head = start_head(host, argv, folder, environment, cluster, self._streams, self.mailbox)
             if not machine.stock:
                 what = "the head to connect its workers" if self._workers else "the head"
                 self._wait(self._head_ready, machine.timeouts.ready, what, "timeouts.ready")
         self._ready = True
+
+    def _command(self, placement: Placement, folder: str) -> list[str]:
+        """QEMU's command line."""
+        assert self.record.boot is not None
+        boot, restart = self.record.boot, self.work.restart_on_reboot
+        if boot.direct is not None:
+            return direct_command(boot.direct, folder, boot.kernel, placement.initrd or None, restart_on_reboot=restart)
+        command = HeadCommand(
+            qemu=placement.qemu,
+            kernel=placement.kernel,
+            initrd=placement.initrd,
+            folder=folder,
+            tsc_khz=0 if self.machine.stock else placement.hosts[0].facts().tsc_khz,
+            restart_on_reboot=restart,
+        )
+        return head_command(self.machine, command)
+
+    def _restart(self) -> bool:
+        """Starts QEMU anew for a guest that rebooted, where a reset within QEMU would not do (CXL does not survive it).
+
+        False: the guest may not reboot, or QEMU has reset it by itself.
+        """
+        assert self.record.boot is not None
+        direct = self.record.boot.direct
+        if direct is None or direct.machine.reboot != "cold" or not self.work.restart_on_reboot or self._stopping:
+            return False
+        assert self.head is not None
+        self.head.release()
+        self.progress.note("the guest reboots: QEMU starts anew")
+        self._boots += 1
+        self._exit, self._shutdown_reason = None, ""
+        folder = f"{self._folder}/boot{self._boots}"
+        argv = direct_command(direct, folder, self.record.boot.kernel, self._initrd or None, restart_on_reboot=True)
+        self.head = start_head(self.head.host, argv, folder, {}, None, self._streams, self.mailbox)
+        return True
 
     # --- the guest's work ---------------------------------------------------------------------------------------------
 
@@ -187,6 +225,11 @@ class Life:
     def wait_event(self, accept: Callable[[Event], T | None], timeout: float | None, what: str) -> T:
         """Waits for something of the caller's; failures of the VM are raised meanwhile."""
         return self._wait(accept, timeout, what, "the timeout")
+
+    def type(self, keys: bytes) -> None:
+        """Sends keys to the guest's console; lost while there is none."""
+        if self.head is not None:
+            self.head.process.write(keys)
 
     def stop(self) -> None:
         """Ends the VM in order: the guest's own power-off, QEMU's quit, then the report. Safe to call again."""
@@ -236,7 +279,8 @@ class Life:
             self.progress.tick()
             if event is None:
                 continue
-            self._handle(event)
+            if self._handle(event):
+                continue
             result = accept(event)
             if result is not None:
                 return result
@@ -277,16 +321,15 @@ class Life:
             self._ending = Ending(0, powered_off=True)
         return self._ending
 
-    def _handle(self, event: Event) -> None:
-        """Notes an event; raises if it means that the VM cannot go on."""
+    def _handle(self, event: Event) -> bool:
+        """Notes an event; raises if it means that the VM cannot go on. True: it is dealt with, and nobody else's."""
         self.record.event(event)
         match event.source, event.kind:
             case "exit", _:
                 self._note_exit(event)
                 if event.kind == "head":
-                    self._head_ended()
-                else:
-                    self._worker_ended(event)
+                    return self._head_ended()
+                self._worker_ended(event)
             case "qemu", "SHUTDOWN":
                 self._shutdown_reason = event.text("reason")
             case "head", "node-lost":
@@ -302,6 +345,7 @@ class Life:
                 pass
             case name, kind:
                 self._from_worker(name, kind, event)
+        return False
 
     def _from_worker(self, name: str, kind: str, event: Event) -> None:
         worker = next((worker for worker in self._workers if worker.name == name), None)
@@ -347,17 +391,20 @@ class Life:
         error = NodeLost(f"{worker.name} was lost: its program on {worker.host.name} {how}")
         raise self._told(error if self._ready else StartError(error.message), worker.log)
 
-    def _head_ended(self) -> None:
+    def _head_ended(self) -> bool:
+        """QEMU ended: in order, or to be started anew (true), or raises."""
         assert self.head is not None
         assert self._exit is not None
         code = self._exit.data.get("code")
         if code is None:
             raise self._host_gone(self.head.host.name, self._exit.text("why"))
         if code == 0 and self._shutdown_reason in ("guest-shutdown", "host-qmp-quit"):
-            return
+            return False
         if code == LOST_EXIT:
             raise self._told(NodeLost("a node was lost; the head did not say which"), self.head.log)
         if code == 0 and self._shutdown_reason == "guest-reset":
+            if self._restart():
+                return True
             raise self._told(
                 GuestDied("the guest rebooted (a kernel panic reboots, too)", hint="--reboot lets it boot again")
             )

@@ -92,8 +92,10 @@ def place(
             f"the guest's memory is {format_size(machine.memory)}, but {local.name} has {free >> 20} MiB free",
             hint="give it less with --memory",
         )
-    initrd = f"{folder}/initrd"
-    local.put(initrd, boot.initrd)
+    initrd = ""
+    if boot.initrd is not None:
+        initrd = f"{folder}/initrd"
+        local.put(initrd, boot.initrd)
     hosts: list[Host] = [local] * len(machine.shares())
     return Placement(choice, hosts, boot.qemu.path, str(boot.kernel), initrd)
 
@@ -126,6 +128,8 @@ def _place_in_lab(
     from leviathan.lab import Lab, LabOptions
 
     count, shares = machine.lab.machines, len(machine.shares())
+    assert boot.kernel is not None
+    assert boot.initrd is not None
     if count > shares:
         raise UsageError(f"{count} lab machines for {shares} node{'s' if shares > 1 else ''}: one would be empty")
     cpus, memory = lab_size(machine)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from leviathan.errors import StartError
+from leviathan.errors import StartError, UsageError
 from leviathan.launch.programs import bin_dir
 from leviathan.model.machine import Machine
 from leviathan.qemu.binary import QemuBinary, find_firmware, probe_binary
+from leviathan.qemu.facts import facts_for
+from leviathan.vm.backing import data_directory
+from leviathan.vm.direct import Direct, is_direct, plan_direct, with_our_init
 from leviathan.vm.progress import Progress
+
+if TYPE_CHECKING:
+    from leviathan.images.kernel import Kernel
 
 __all__ = ["Boot", "Work", "prepare"]
 
@@ -29,38 +39,98 @@ class Boot:
     """Everything found or built on this machine for one run."""
 
     qemu: QemuBinary
-    kernel: Path
+    kernel: Path | None
+    """``None``: the machine boots from disk."""
     kernel_release: str
-    initrd: bytes
+    initrd: bytes | None
+    direct: Direct | None = None
+    """For a plain machine on this host."""
 
 
 def prepare(machine: Machine, work: Work, progress: Progress) -> Boot:
     """Finds QEMU and the kernel, builds the initramfs. Raises ``StartError``."""
-    # Late: unpacking and building images is not needed to print a help page.
-    from leviathan.images import guest, kernel
-    from leviathan.images.base import ImageError
-
+    if is_direct(machine):
+        return _prepare_direct(machine, work, progress)
     with progress.step("looking for QEMU"):
         qemu = probe_binary(machine.qemu)
         find_firmware(qemu)
-    with progress.step("building the guest's initramfs"):
-        try:
-            found = kernel.from_path(machine.kernel) if machine.kernel else kernel.find(progress.note, GUEST_DRIVERS)
-            if machine.initrd is not None:
-                return Boot(qemu, found.vmlinuz, found.release, _read(machine.initrd))
-            lev_guest = bin_dir() / "lev-guest"
-            contents = guest.Guest(
-                command=work.command,
-                add=[machine.add] if machine.add else [],
-                programs=[Path(program) for program in machine.programs],
-                guest_program=lev_guest if lev_guest.is_file() else None,
-            )
-            return Boot(qemu, found.vmlinuz, found.release, guest.build(found, contents))
-        except (ImageError, kernel.KernelError) as error:
-            raise StartError(str(error), hint=error.hint or None) from error
+    with progress.step("building the guest's initramfs"), _image_errors():
+        found = _kernel(machine, qemu, progress)
+        return Boot(qemu, found.vmlinuz, found.release, _initrd(machine, work, found, progress))
+
+
+def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
+    directory = data_directory(machine.name)
+    with progress.step("asking QEMU what it can do"):
+        direct = plan_direct(machine, facts_for(machine), directory)
+    qemu = direct.facts.binary
+    if direct.machine.boot == "firmware":
+        if work.command is not None:
+            raise UsageError("--exec runs in a guest that boots our initramfs; this one boots from disk")
+        return Boot(qemu, None, "", None, direct)
+    with progress.step("building the guest's initramfs"), _image_errors():
+        found = _kernel(direct.machine, qemu, progress)
+        initrd = None
+        if with_our_init(direct.machine):
+            initrd = _initrd(machine, work, found, progress)
+        elif work.command is not None:
+            raise UsageError("--exec runs in a guest that boots our initramfs; leave initrd and root= out")
+        elif machine.initrd is not None:
+            initrd = _read(machine.initrd)
+        return Boot(qemu, found.vmlinuz, found.release, initrd, direct)
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    # Late: unpacking and building images is not needed to print a help page.
+    from leviathan.images.base import ImageError
+    from leviathan.images.kernel import KernelError
+
+    try:
+        yield
+    except (ImageError, KernelError) as error:
+        raise StartError(str(error), hint=error.hint or None) from error
+
+
+def _kernel(machine: Machine, qemu: QemuBinary, progress: Progress) -> Kernel:
+    from leviathan.images import cxl, kernel, suite
+
+    if machine.kernel:
+        return kernel.from_path(machine.kernel)
+    architecture = ARCHITECTURES[machine.arch]
+    if architecture == suite.host_architecture():
+        return kernel.find(progress.note, (*GUEST_DRIVERS, *(cxl.NEEDED if machine.cxl else ())))
+    # The suite that QEMU was taken from, else the system's own.
+    home = suite.home_of(Path(qemu.path))
+    name = home.suite if home is not None else None
+    return suite.kernel_of(suite.newest("kernel", name, architecture, progress.note))
+
+
+def _initrd(machine: Machine, work: Work, found: Kernel, progress: Progress) -> bytes:
+    from leviathan.images import cxl, guest
+
+    if machine.initrd is not None:
+        return _read(machine.initrd)
+    architecture = ARCHITECTURES[machine.arch]
+    native = machine.arch == platform.machine()
+    lev_guest = bin_dir() / "lev-guest"
+    tools = None
+    if machine.cxl is not None or not native:
+        tools = cxl.tools_for(found, architecture, progress.note)
+    contents = guest.Guest(
+        command=work.command,
+        add=[machine.add] if machine.add else [],
+        programs=[Path(program) for program in machine.programs],
+        guest_program=lev_guest if native and lev_guest.is_file() else None,
+        cxl_tools=tools if machine.cxl is not None else None,
+        busybox=cxl.busybox_of(tools, architecture) if tools is not None else None,
+    )
+    return guest.build(found, contents)
 
 
 GUEST_DRIVERS = ("virtio_pci", "virtio_console")
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""QEMU's names of architectures, and the distribution's."""
 
 
 def _read(path: Path) -> bytes:

@@ -65,7 +65,9 @@ class Record:
                 "sha256": boot.qemu.sha256,
                 "command": self.qemu_command,
             },
-            "kernel": None if boot is None else {"path": str(boot.kernel), "release": boot.kernel_release},
+            "kernel": None
+            if boot is None or boot.kernel is None
+            else {"path": str(boot.kernel), "release": boot.kernel_release},
             "steps": [asdict(step) for step in steps],
             "guest_ready_uptime": self.guest_ready_uptime,
             "report": self.report,

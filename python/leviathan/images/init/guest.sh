@@ -41,7 +41,36 @@ prepare() {
     [ -z "${net-}" ] || load net
     [ -z "${block-}" ] || load block
     load extra
+    [ ! -e /lev/modules/cxl ] || prepare_cxl
     export serial
+}
+
+# A driver may be there already (as another's need), or find nothing to do.
+prepare_cxl() {
+    while read -r file parameters; do
+        said=$($b insmod "/lev/modules/$file" $parameters 2>&1) && continue
+        case $said in
+            *"File exists"* | *"No such device"*) ;;
+            *) echo "leviathan guest: $said" > /dev/console ;;
+        esac
+    done < /lev/modules/cxl
+    for kind in debugfs:debug tracefs:tracing configfs:config; do
+        $b mount -t "${kind%:*}" "${kind%:*}" "/sys/kernel/${kind#*:}" 2> /dev/null
+    done
+    # Devices are probed in the background: wait until each has found its way up to its host bridge.
+    expected=0
+    for class in /sys/bus/pci/devices/*/class; do
+        read -r kind < "$class"
+        [ "$kind" != 0x050210 ] || expected=$((expected + 1))
+    done
+    tries=0
+    while [ $tries -lt 250 ]; do
+        set -- /sys/bus/cxl/devices/endpoint*
+        [ -e "$1" ] || set --
+        [ $# -lt $expected ] || break
+        tries=$((tries + 1))
+        $b usleep 20000
+    done
 }
 
 # Sets $port to the device of the virtio-serial port with this name.
