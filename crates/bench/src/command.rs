@@ -11,12 +11,7 @@ pub enum Command {
     /// Listen at a free port of the loopback interface; the answer is the address.
     Listen,
     /// Join the region.
-    Join {
-        cluster: Box<Cluster>,
-        node: u16,
-        /// Pages at home on each node, in order: `[[pages, node], …]`.
-        homes: Vec<(u64, u16)>,
-    },
+    Join { cluster: Box<Cluster>, node: u16 },
     /// Meet the other nodes.
     Barrier,
     /// Touch pages, one after the other.

@@ -36,11 +36,7 @@ impl Node {
                 self.seat = Some(seat);
                 Ok(Answer::Address { address })
             }
-            Command::Join {
-                cluster,
-                node,
-                homes,
-            } => self.join(&cluster, NodeId(node), &homes),
+            Command::Join { cluster, node } => self.join(&cluster, NodeId(node)),
             Command::Barrier => {
                 let result = self.region()?.barrier(LIMIT);
                 result
@@ -108,19 +104,10 @@ impl Node {
         }
     }
 
-    fn join(
-        &mut self,
-        cluster: &Cluster,
-        me: NodeId,
-        homes: &[(u64, u16)],
-    ) -> Result<Answer, String> {
+    fn join(&mut self, cluster: &Cluster, me: NodeId) -> Result<Answer, String> {
         let seat = self.seat.take().ok_or("not listening")?;
-        let homes = homes
-            .iter()
-            .map(|(pages, node)| (*pages, NodeId(*node)))
-            .collect();
-        let region = seat
-            .join(cluster, me, &Shape { homes }, LIMIT)
+        let region = Shape::of(cluster)
+            .and_then(|shape| seat.join(cluster, me, &shape, LIMIT))
             .map_err(|error| error.to_string())?;
         self.region = Some(region);
         Ok(Answer::Done {})

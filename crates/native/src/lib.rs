@@ -1,7 +1,11 @@
-//! `leviathan._native`: what Python and the Rust programs must agree on, answered by the Rust side.
+//! `leviathan._native`: what Python and the Rust programs must agree on, answered by the Rust side, and memory that
+//! Python processes share.
 //!
 //! The cluster file is written by Python and read by the head with [`lev_wire::cluster::Cluster`]. Checking it here,
 //! with the same type, turns a disagreement into an error before anything starts instead of a failure inside QEMU.
+
+mod errors;
+mod region;
 
 use pyo3::prelude::*;
 
@@ -11,6 +15,9 @@ mod _native {
     use lev_wire::cluster::{Cluster, EngineOptions};
     use pyo3::exceptions::PyValueError;
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::region::{Region, Seat};
 
     /// Version of the workspace that this module was built from.
     #[pyfunction]

@@ -8,6 +8,7 @@ use lev_dsm::{threads, Counters, Engine, FRAME_KINDS};
 use lev_mesh::pages::PagePeers;
 use lev_transport::{Channel, Header, Receiver, Sender};
 use lev_wire::NodeId;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -167,11 +168,28 @@ impl Region {
     /// # Errors
     /// A node is lost; not all came within `limit`; the region is closed.
     pub fn barrier(&self, limit: Duration) -> Result<(), RegionError> {
+        let barrier = self.arrive()?;
+        self.await_others(barrier, limit)
+    }
+
+    /// The first half of [`Region::barrier`]: tells the others; the barrier's number.
+    ///
+    /// # Errors
+    /// A node is lost; the region is closed.
+    pub fn arrive(&self) -> Result<u64, RegionError> {
         self.check()?;
         let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         *barrier += 1;
         self.shared.tell(ARRIVED, *barrier);
-        self.shared.members.all_arrived(*barrier, limit)
+        Ok(*barrier)
+    }
+
+    /// The second half: waits until all others have come to this barrier, too. May be repeated.
+    ///
+    /// # Errors
+    /// A node is lost; not all came within `limit`.
+    pub fn await_others(&self, barrier: u64, limit: Duration) -> Result<(), RegionError> {
+        self.shared.members.all_arrived(barrier, limit)
     }
 
     /// The engine's counters.
@@ -211,6 +229,13 @@ impl Region {
         }
         self.shared.end();
         result
+    }
+}
+
+impl Region {
+    /// Leaves at once. The other nodes see that as a loss: what this one had is gone.
+    pub fn abandon(&self) {
+        self.shared.end();
     }
 }
 
@@ -269,7 +294,13 @@ impl Shared {
 
     /// A peer's channel has ended.
     fn lost(&self, node: NodeId, why: String) {
+        let text = format!("{node} is lost: {why}");
         if self.members.ended(node, why) {
+            // Whoever touches the memory now ends by a signal: say why while there is time.
+            let _ = writeln!(
+                std::io::stderr(),
+                "leviathan: {text}; memory shared with it is gone"
+            );
             self.end();
         }
     }

@@ -37,6 +37,28 @@ impl Shape {
         }
     }
 
+    /// What `cluster.memory` says: ranges one after the other, beginning at 0.
+    ///
+    /// # Errors
+    /// There is a gap, or a range is not whole pages.
+    pub fn of(cluster: &Cluster) -> Result<Self, RegionError> {
+        let (mut end, mut homes) = (0, Vec::new());
+        for range in &cluster.memory {
+            if range.gpa != end || range.len % PAGE != 0 {
+                let text = format!(
+                    "memory at {:#x} with {:#x} bytes: ranges are whole pages, one after the other from 0 on",
+                    range.gpa, range.len
+                );
+                return Err(RegionError::Shape(text));
+            }
+            end = end.saturating_add(range.len);
+            homes.push((range.len / PAGE, range.node));
+        }
+        let shape = Self { homes };
+        shape.check(cluster.nodes.len())?;
+        Ok(shape)
+    }
+
     /// Pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
@@ -308,6 +330,28 @@ mod tests {
             assert_eq!(shape.pages(), bytes.div_ceil(4096));
             assert_eq!(shape.homes.len(), runs);
             shape.check(nodes.into()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_description_without_gaps_is_a_shape() {
+        let cluster = |ranges: &str| -> Cluster {
+            let text = format!(
+                r#"{{"schema": 1, "run_id": "", "secret": "", "memory": {ranges},
+                    "nodes": [{{"name": "a", "vcpus": []}}, {{"name": "b", "vcpus": []}}]}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let two = r#"[{"gpa": 0, "len": 8192, "node": 1}, {"gpa": 8192, "len": 4096, "node": 0}]"#;
+        let homes = vec![(2, NodeId(1)), (1, NodeId(0))];
+        assert_eq!(Shape::of(&cluster(two)).unwrap(), Shape { homes });
+        for bad in [
+            "[]",
+            r#"[{"gpa": 4096, "len": 4096, "node": 0}]"#,
+            r#"[{"gpa": 0, "len": 100, "node": 0}]"#,
+            r#"[{"gpa": 0, "len": 4096, "node": 2}]"#,
+        ] {
+            assert!(Shape::of(&cluster(bad)).is_err(), "{bad}");
         }
     }
 

@@ -111,10 +111,14 @@ class Team:
             {"name": node.name, "address": answer["address"], "vcpus": []}
             for node, answer in zip(self.nodes, self.all("listen"), strict=True)
         ]
+        memory, end = [], 0
+        for count, home in pages:
+            memory.append({"gpa": end * PAGE, "len": count * PAGE, "node": home})
+            end += count
         secret = {"run_id": identity.run_id, "secret": identity.secret}
-        cluster = {"schema": 1, **secret, "nodes": members, "engine": engine}
+        cluster = {"schema": 1, **secret, "nodes": members, "memory": memory, "engine": engine}
         for number, node in enumerate(self.nodes):
-            node.tell("join", cluster=cluster, node=number, homes=pages)
+            node.tell("join", cluster=cluster, node=number)
         for node in self.nodes:
             node.answer()
 
