@@ -11,7 +11,7 @@ import typer
 from leviathan import __version__
 from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
-from leviathan.cli.cmdline import QEMU_WORDS, import_command
+from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
 from leviathan.cli.images import app as images_app
 from leviathan.cli.options import (
     AddDir,
@@ -51,6 +51,7 @@ app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
 app.add_typer(images_app)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
+app.command("qemu", context_settings=QEMU_WORDS)(qemu_command)
 named.register(app)
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leviathan.cli.options import Timeout
 from leviathan.errors import UsageError
 
 if TYPE_CHECKING:
     from leviathan.cmdline.describe import Imported
     from leviathan.cmdline.sources import Source
 
-__all__ = ["QEMU_WORDS", "import_command", "read_sources", "screen_here"]
+__all__ = ["QEMU_WORDS", "import_command", "qemu_command", "read_sources", "screen_here"]
 
 QEMU_WORDS = {
     "allow_extra_args": True,
@@ -62,6 +63,42 @@ def import_command(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--output: cannot write {output}: {error.strerror}") from error
+
+
+def qemu_command(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", metavar="FILE", help="Read the command line from FILE.")
+    ] = None,
+    timeout: Timeout = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run; start nothing.")] = False,
+) -> None:
+    """Run what a QEMU command line means: `lev qemu -- qemu-system-x86_64 -m 4G -hda disk.qcow2 …`.
+
+    With GiantVM's -local-cpu it is one node of a VM: start each node in a terminal of its own, in any order.
+    """
+    found = read_sources(context.args, sources or [])
+    if len(found) > 1:
+        names = ", ".join(source.name for source in found)
+        raise UsageError(f"{len(found)} commands: {names}", hint="give one; each node has a terminal of its own")
+    from leviathan.cmdline.sources import import_sources
+
+    imported = import_sources(found, screen=screen_here())
+    if not quiet:
+        show_notes(imported)
+    if dry_run:
+        from leviathan.vm.plan import print_plan
+
+        print_plan(imported.machine, sys.stdout)
+        return
+    if imported.part is None:
+        from leviathan.cli.run import run_console
+
+        raise typer.Exit(run_console(imported.machine, timeout=timeout, quiet=quiet))
+    from leviathan.cli.terminal import run_terminal
+
+    raise typer.Exit(run_terminal(imported.machine, imported.part, timeout=timeout, quiet=quiet))
 
 
 def show_notes(imported: Imported) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from leviathan.launch.host import Sink
@@ -73,16 +74,26 @@ def run_command(
 
 
 def run_console(
-    machine: Machine, *, timeout: float | None = None, json_file: Path | None = None, quiet: bool = False
+    machine: Machine,
+    *,
+    timeout: float | None = None,
+    json_file: Path | None = None,
+    quiet: bool = False,
+    progress: Progress | None = None,
+    begin: Callable[[Life], None] = lambda life: None,
 ) -> int:
-    """A guest with a shell on its console, in this terminal. Returns the exit code."""
+    """A guest with a shell on its console, in this terminal. Returns the exit code.
+
+    ``begin`` is called with the life before it starts.
+    """
     life = Life(
         machine,
         Work(None, restart_on_reboot=True),
-        progress=Progress(None if quiet else sys.stderr),
+        progress=progress or Progress(None if quiet else sys.stderr),
         console=write_out,
         timeout=timeout,
     )
+    begin(life)
 
     def leave() -> None:
         life.mailbox.post(Event("user", "leave"))

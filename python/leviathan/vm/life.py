@@ -264,6 +264,11 @@ class Life:
         self._stopping = True
         self._stack.close()
 
+    def lose_node(self, number: int, why: str) -> None:
+        """Takes a node away, which ends the guest: whoever held it has gone. From any thread."""
+        name = self.machine.shares()[number].name or f"node{number}"
+        self.mailbox.post(Event("holder", name, {"why": why}))
+
     # --- waiting ------------------------------------------------------------------------------------------------------
 
     def _wait(self, accept: Callable[[Event], T | None], seconds: float | None, what: str, limit: str) -> T:
@@ -339,6 +344,8 @@ class Life:
                 raise self._told(self._failure(event.text("message"), event.text("hint")))
             case "lab", name:
                 raise self._host_gone(name, event.text("why"))
+            case "holder", name:
+                raise self._told(NodeLost(f"{name} was lost: {event.text('why')}"))
             case "output", "closed":
                 raise Interrupted(signal.SIGPIPE, "whoever read the output")
             case "guest" | "qemu" | "head", _:

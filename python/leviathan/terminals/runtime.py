@@ -1,0 +1,68 @@
+"""The user's runtime folder, private, and locks in it that live as long as their process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from leviathan.errors import StartError
+
+__all__ = ["Lock", "meeting_folder", "runtime_folder"]
+
+
+def runtime_folder() -> Path:
+    """``$XDG_RUNTIME_DIR/leviathan``, or ``/tmp/leviathan-UID``. Raises ``StartError`` if others could get in."""
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(given) / "leviathan" if given else Path(f"/tmp/leviathan-{os.getuid()}")  # noqa: S108 (checked below)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise StartError(f"cannot use the runtime folder {folder}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StartError(
+            f"{folder} is not a private folder of yours",
+            hint=f"remove it, or chmod 700 {folder}, or set XDG_RUNTIME_DIR",
+        )
+    return folder
+
+
+def meeting_folder(cpus: int, addresses: tuple[str, ...]) -> Path:
+    """Where the terminals of one giant VM meet: the same for all who say the same of it."""
+    told = hashlib.sha256(f"{cpus} {' '.join(addresses)}".encode()).hexdigest()[:12]
+    folder = runtime_folder() / f"giant-{told}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+class Lock:
+    """A lock file, held until closed or until the process ends, however it ends; with the holder's number in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self.holder: int | None = None
+        """Who holds it if we do not; ``None`` if unknown."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            text = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
+            self.holder = int(text) if text.isdecimal() else None
+            os.close(self._descriptor)
+            self._descriptor = -1
+            return
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours."""
+        return self._descriptor >= 0
+
+    def close(self) -> None:
+        """Gives it back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
