@@ -14,6 +14,7 @@ from leviathan.launch.programs import bin_dir
 from leviathan.model.machine import Machine
 from leviathan.qemu.binary import QemuBinary, find_firmware, probe_binary
 from leviathan.qemu.facts import facts_for
+from leviathan.rules import KernelFacts, enforce, kernel_facts
 from leviathan.vm.backing import data_directory
 from leviathan.vm.direct import Direct, is_direct, plan_direct, with_our_init
 from leviathan.vm.progress import Progress
@@ -51,6 +52,7 @@ def prepare(machine: Machine, work: Work, progress: Progress) -> Boot:
     """Finds QEMU and the kernel, builds the initramfs. Raises ``StartError``."""
     if is_direct(machine):
         return _prepare_direct(machine, work, progress)
+    enforce(machine)
     with progress.step("looking for QEMU"):
         qemu = probe_binary(machine.qemu)
         find_firmware(qemu)
@@ -65,11 +67,13 @@ def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
         direct = plan_direct(machine, facts_for(machine), directory)
     qemu = direct.facts.binary
     if direct.machine.boot == "firmware":
+        _enforce(machine, direct, None, progress)
         if work.command is not None:
             raise UsageError("--exec runs in a guest that boots our initramfs; this one boots from disk")
         return Boot(qemu, None, "", None, direct)
     with progress.step("building the guest's initramfs"), _image_errors():
         found = _kernel(direct.machine, qemu, progress)
+        _enforce(machine, direct, kernel_facts(found.release, found.vmlinuz), progress)
         initrd = None
         if with_our_init(direct.machine):
             initrd = _initrd(machine, work, found, progress)
@@ -78,6 +82,12 @@ def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
         elif machine.initrd is not None:
             initrd = _read(machine.initrd)
         return Boot(qemu, found.vmlinuz, found.release, initrd, direct)
+
+
+def _enforce(machine: Machine, direct: Direct, kernel: KernelFacts | None, progress: Progress) -> None:
+    """Refuses what cannot work, before QEMU sees it; says what may disappoint."""
+    for finding in enforce(machine, qemu=direct.facts, guest_kernel=kernel, directory=direct.directory):
+        progress.note(f"warning: {finding}")
 
 
 @contextmanager
