@@ -57,14 +57,23 @@ def test_a_name_is_taken_while_its_lock_is_held(store: Store) -> None:
 
 
 def test_names_are_given_in_order(store: Store) -> None:
-    first, lock1 = store.reserve(None)
-    second, lock2 = store.reserve(None)
-    assert (first.name, second.name) == ("vm1", "vm2")
+    first, lock1 = store.reserve(None, "box")
+    second, lock2 = store.reserve(None, "box")
+    assert (first.name, second.name) == ("box", "box-2")
     os.close(lock1)
-    third, lock3 = store.reserve(None)
-    assert third.name == "vm1"
+    third, lock3 = store.reserve(None, "box")
+    assert third.name == "box"
     os.close(lock2)
     os.close(lock3)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "Big", "a b", "1st", "x" * 32])
+def test_names_that_are_none(store: Store, name: str) -> None:
+    with pytest.raises(UsageError, match="a name is a small letter"):
+        store.reserve(name)
+    with pytest.raises(UsageError, match="there is no VM called"):
+        store.entry(name)
+    assert not store.root.exists()
 
 
 def test_an_unknown_name_tells_what_there_is(store: Store) -> None:

@@ -6,18 +6,31 @@ from contextlib import suppress
 from typing import Any
 
 from leviathan.errors import GuestDied, TimeOver
+from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.named.backend import EventSink
 from leviathan.named.consolehub import ConsoleHub
 from leviathan.named.guestloop import LOOP, CommandPort
 from leviathan.named.leftovers import start_time
 from leviathan.qemu.qmp import QmpError
+from leviathan.vm.backing import data_directory
+from leviathan.vm.direct import is_direct, with_our_init
 from leviathan.vm.life import Life
 from leviathan.vm.mailbox import Event
 from leviathan.vm.prepare import Work
 from leviathan.vm.progress import Progress
 
 __all__ = ["LifeBackend"]
+
+
+POWERDOWN_SECONDS = 5.0
+
+
+def _boots_our_init(machine: Machine) -> bool:
+    """Whether the guest takes commands: it boots our initramfs."""
+    if not is_direct(machine):
+        return machine.initrd is None
+    return with_our_init(complete(machine, data_directory(machine.name)))
 
 
 class LifeBackend:
@@ -29,9 +42,10 @@ class LifeBackend:
         self._console = console
         self._port = port
         self._on_event = on_event
+        self._ours = _boots_our_init(machine)
         self._life = Life(
             machine,
-            Work(LOOP, restart_on_reboot=True),
+            Work(LOOP if self._ours else None, restart_on_reboot=True),
             progress=progress,
             stdout=port.stdout,
             stderr=port.stderr,
@@ -39,18 +53,26 @@ class LifeBackend:
         )
 
     def start(self) -> None:
-        """The guest's init is up afterwards."""
+        """The guest's init is up afterwards, if it is ours."""
+        self._console.write = self._life.type
         self._life.start()
-        head = self._life.head
-        assert head is not None
-        self._console.write = head.process.write
-        self._port.open(head.control.write)
+        if self._ours:
+            self._port.open(self._write_control)
+
+    def _write_control(self, data: bytes) -> None:
+        # Another head after a cold restart.
+        if self._life.head is not None:
+            self._life.head.control.write(data)
 
     def wait(self) -> int:
         """Until the guest switches off, or somebody wants it to."""
         stop = self._life.wait_event(self._watch, None, "the VM's end")
         if stop == "stop":
-            self._port.quit()
+            if self._ours:
+                self._port.quit()
+            else:
+                with suppress(QmpError):
+                    self.qmp("system_powerdown", {}, POWERDOWN_SECONDS)
             # A guest that does not power off in its time is ended by QEMU's quit, in `stop`.
             with suppress(TimeOver):
                 self._life.wait_end(self._life.machine.timeouts.stop)
@@ -104,6 +126,8 @@ class LifeBackend:
         record = self._life.record
         return {
             "where": record.where,
+            "display": self._life.machine.display.vnc,
+            "takes_commands": self._ours,
             "nodes": record.nodes,
             "qemu": None if record.boot is None else record.boot.qemu.path,
             "qemu_version": None if record.boot is None else record.boot.qemu.version_text,

@@ -24,17 +24,21 @@ POLL_SECONDS = 0.2
 def launch(machine: Machine, name: str | None, *, progress: TextIO | None = None, store: Store | None = None) -> Client:
     """Starts a VM that outlives us and waits until its guest is up; its progress is copied to a stream.
 
-    Without a name it gets the next of ``vm1``, ``vm2``… Whoever interrupts the wait ends the VM, too. Raises a
+    Without a name it is called as in its description, with a number if that one runs. Whoever interrupts the wait ends
+    the VM, too. Raises a
     ``LeviathanError``: ``UsageError`` for a name in use, else what kept the VM from starting.
     """
     store = store or Store()
     entry, lock = store.reserve(
         name,
+        machine.name,
         kind="plain" if machine.stock else "giant",
         cpus=machine.cpus,
         memory=machine.memory,
         nodes=0 if machine.stock else len(machine.shares()),
     )
+    # Its lasting files go by the same name.
+    machine = machine.model_copy(update={"name": entry.name})
     folder = store.folder(entry.name)
     (folder / MACHINE).write_text(machine.model_dump_json(by_alias=True), encoding="utf-8")
     ready, report = os.pipe()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -31,6 +32,8 @@ CONSOLE_LOG = "console.log"
 LEV_LOG = "lev.log"
 MACHINE = "machine.json"
 RECORD = "record.json"
+NAME = r"[a-z][a-z0-9-]{0,30}"
+"""As in machine descriptions: a VM's lasting files lie in a folder of its name."""
 ENDED_KEPT = 20
 """VMs that have ended are kept for their logs; older ones go when a new one starts."""
 
@@ -96,6 +99,8 @@ class Store:
 
     def entry(self, name: str) -> Entry:
         """A VM by name; one whose supervisor is gone is found out here. Raises ``UsageError`` if there is none."""
+        if re.fullmatch(NAME, name) is None:
+            raise self._unknown(name)
         try:
             entry = _read(self.folder(name) / ENTRY)
         except FileNotFoundError:
@@ -125,14 +130,17 @@ class Store:
             os.close(descriptor)
         return False
 
-    def reserve(self, name: str | None, **known: Any) -> tuple[Entry, int]:
+    def reserve(self, name: str | None, default: str = "leviathan", **known: Any) -> tuple[Entry, int]:
         """A fresh folder for a VM, and the descriptor of its lock, which is held: hand it to the supervisor.
 
-        Without a name the first of ``vm1``, ``vm2``… that is free. Raises ``UsageError`` for a name in use.
+        Without a name the first of ``default``, ``default-2``… that is free. Raises ``UsageError`` for a name in use.
         """
+        if name is not None and re.fullmatch(NAME, name) is None:
+            raise UsageError(f"--name {name}: a name is a small letter, then up to 30 small letters, digits or dashes")
         with self._all_locked():
             if name is None:
-                name = next(free for n in range(1, 1 << 16) if not self.locked(free := f"vm{n}"))
+                free = (default if n == 1 else f"{default}-{n}" for n in range(1, 1 << 16))
+                name = next(each for each in free if not self.locked(each))
             folder = self.folder(name)
             if self.locked(name):
                 raise UsageError(f"a VM called {name} runs already", hint=f"another --name, or: lev stop {name}")
