@@ -173,9 +173,10 @@ def machines(draw: st.DrawFn) -> tuple[Machine, QemuFacts]:
         }
     if draw(st.booleans()):
         half = data["memory"] // 2
+        near, far = draw(st.sampled_from([([], []), ([10, 21], [21, 10]), ([10, 31], [17, 10])]))
         data["numa"] = [
-            {"cpus": f"0-{data['cpus'] - 1}" if data["cpus"] > 1 else "0", "memory": half},
-            {"memory": data["memory"] - half, "distances": draw(st.sampled_from([[], [31, 10]]))},
+            {"cpus": f"0-{data['cpus'] - 1}" if data["cpus"] > 1 else "0", "memory": half, "distances": near},
+            {"memory": data["memory"] - half, "distances": far},
         ]
     if machine_type != "pc" and draw(st.booleans()):
         data["cxl"] = draw(cxl(old=old))

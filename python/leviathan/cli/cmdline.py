@@ -42,7 +42,8 @@ def import_command(
 ) -> None:
     """Turn a QEMU command line into a machine file: `lev import -- qemu-system-x86_64 -m 4G …`, `lev import FILE`.
 
-    Old spellings are translated, what has no field of its own goes to qemu_args; each is said on standard error.
+    Old spellings are translated, what has no field of its own goes to qemu_args, and rules that the machine breaks are
+    named: each on a line of standard error.
     """
     from leviathan.cmdline.sources import import_sources
     from leviathan.model.dump import machine_toml, written_fields
@@ -56,6 +57,7 @@ def import_command(
     else:
         text = machine_toml(imported.machine)
         show_notes(imported)
+        show_findings(imported)
     if output is None:
         sys.stdout.write(text)
         return
@@ -87,6 +89,10 @@ def qemu_command(
     imported = import_sources(found, screen=screen_here())
     if not quiet:
         show_notes(imported)
+    from leviathan.rules import enforce
+
+    # Before any QEMU is asked what it can do; what depends on that is checked when it is known.
+    enforce(imported.machine, source=found[0].name)
     if dry_run:
         from leviathan.vm.plan import print_plan
 
@@ -105,6 +111,14 @@ def show_notes(imported: Imported) -> None:
     """What was read otherwise, on standard error."""
     for line in imported.notes.lines():
         print(line, file=sys.stderr)
+
+
+def show_findings(imported: Imported) -> None:
+    """What is wrong with the machine, or may be, as far as that can be told without its QEMU."""
+    from leviathan.rules import check
+
+    for finding in check(imported.machine):
+        print(f"{'wrong' if finding.severity == 'error' else 'warning'}: {finding}", file=sys.stderr)
 
 
 def screen_here() -> bool:

@@ -222,7 +222,7 @@ def read_numa(draft: Draft) -> None:
         raise UsageError(f"-numa: nodes are {sorted(nodes)}; they count from 0 without gaps")
     draft.data["numa"] = [
         {key: value for key, value in nodes[node].items() if key != "distances"}
-        | ({"distances": _row(nodes, node)} if nodes[node]["distances"] else {})
+        | ({"distances": _row(nodes, node)} if any(each["distances"] for each in nodes.values()) else {})
         for node in range(count)
     ]
     draft.used.update(taken)
@@ -272,7 +272,7 @@ def _numa_distance(entry: Item, nodes: dict[int, dict[str, Any]]) -> bool:
 
 
 def _row(nodes: dict[int, dict[str, Any]], node: int) -> list[int]:
-    """Distances of one node that names some; what it leaves out is as the other way, else QEMU's default."""
+    """Distances of one node; what is not given is as the other way round, else QEMU's default."""
     return [
         nodes[node]["distances"].get(other, 10 if other == node else nodes[other]["distances"].get(node, 20))
         for other in range(len(nodes))

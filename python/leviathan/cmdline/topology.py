@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leviathan.cmdline.draft import Draft, Item, amount, number, options_of, switch
-from leviathan.cmdline.keyval import Pair
+from leviathan.cmdline.keyval import KeyVal, Pair
 from leviathan.errors import UsageError
 
 __all__ = ["read_cxl"]
@@ -159,10 +159,10 @@ def _backing(
     kind = BACKENDS.get(item.kind)
     if kind is None:
         raise UsageError(f"{item}: {item.kind} is no memory backend for CXL", hint=f"there are {', '.join(BACKENDS)}")
-    user = device.id or device.kind
+    user = f"{KeyVal.parse(device.option.value or '').get('id') or device.kind}'s {key}"
     if name in owners:
         raise UsageError(
-            f"memory backend {name} is used by {owners[name]} and by {user}",
+            f"memory backend {name} is {owners[name]} and {user}",
             hint="each device has memory and labels of its own: add another -object",
         )
     owners[name] = user
