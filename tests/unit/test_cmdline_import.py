@@ -260,15 +260,23 @@ def lev(*words: str, text: str | None = None) -> tuple[int, str, str]:
 
 
 def test_import_writes_a_machine_file(tmp_path: Path) -> None:
-    code, out, err = lev("--", "qemu-system-x86_64", "-hda", "disk.img", "-m", "4G", "-nographic", "-usb")
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"\0" * 510 + b"\x55\xaa")
+    code, out, err = lev("--", "qemu-system-x86_64", "-hda", str(disk), "-m", "4G", "-nographic", "-usb")
     assert code == 0
-    assert tomllib.loads(out)["disks"] == [{"file": "disk.img", "interface": "ide"}]
+    assert tomllib.loads(out)["disks"] == [{"file": str(disk), "interface": "ide"}]
     assert err.splitlines() == ["kept: -usb: passed to QEMU as it is"]
     # Without the two dashes, too: none of QEMU's options is taken for one of ours.
-    assert lev("-hda", "disk.img", "-m", "4G", "--nographic", "-usb")[1] == out
+    words = ["-hda", str(disk), "-m", "4G", "--nographic", "-usb"]
+    assert lev(*words)[1] == out
     target = tmp_path / "vm.toml"
-    assert lev("--output", str(target), "-hda", "disk.img", "-m", "4G", "-nographic", "-usb")[1] == ""
+    assert lev("--output", str(target), *words)[1] == ""
     assert target.read_text() == out
+    # What is wrong with the machine is said, and the file is written all the same.
+    disk.unlink()
+    code, again, err = lev(*words)
+    assert (code, again) == (0, out)
+    assert f"wrong: disks.0.file: there is no image {disk}" in err
 
 
 def test_import_reads_files_and_standard_input() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leviathan.cmdline.describe import Imported, describe
 from leviathan.cmdline.giant import agree
+from leviathan.cmdline.notes import Note
 from leviathan.cmdline.options import awaits_value, is_qemu
 from leviathan.cmdline.shell import Command, split_commands
 from leviathan.errors import UsageError
@@ -102,6 +103,6 @@ def import_sources(sources: Sequence[Source], *, screen: bool) -> Imported:
 
 def _described(source: Source, screen: bool) -> Imported:
     imported = describe(source.words, screen=screen, source=source.name)
-    for remark in source.remarks:
-        imported.notes.warn("", remark)
+    remarks = [Note("warning", "", remark) for remark in source.remarks]
+    imported.notes.notes[:0] = remarks
     return imported
