@@ -16,8 +16,9 @@ from leviathan.errors import UsageError
 if TYPE_CHECKING:
     from leviathan.cmdline.describe import Imported
     from leviathan.cmdline.sources import Source
+    from leviathan.model import Machine
 
-__all__ = ["QEMU_WORDS", "import_command", "qemu_command", "read_sources", "screen_here"]
+__all__ = ["QEMU_WORDS", "as_host_can", "import_command", "qemu_command", "read_sources", "screen_here"]
 
 QEMU_WORDS = {
     "allow_extra_args": True,
@@ -101,10 +102,27 @@ def qemu_command(
     if imported.part is None:
         from leviathan.cli.run import run_console
 
-        raise typer.Exit(run_console(imported.machine, timeout=timeout, quiet=quiet))
+        raise typer.Exit(run_console(as_host_can(imported.machine), timeout=timeout, quiet=quiet))
     from leviathan.cli.terminal import run_terminal
 
     raise typer.Exit(run_terminal(imported.machine, imported.part, timeout=timeout, quiet=quiet))
+
+
+def as_host_can(machine: Machine) -> Machine:
+    """A plain machine that asks for KVM where KVM runs no guests, by TCG: slower, and said."""
+    if machine.accel == "tcg" or (machine.accel == "auto" and machine.cpu.model != "host"):
+        return machine
+    from leviathan.qemu.facts import facts_for
+
+    why = facts_for(machine).kvm
+    if why is None:
+        return machine
+    changes: dict[str, object] = {"accel": "auto"}
+    print(f"changed: -enable-kvm: KVM runs no such guest here ({why}); now TCG, slower", file=sys.stderr)
+    if machine.cpu.model == "host":
+        changes["cpu"] = machine.cpu.model_copy(update={"model": "max"})
+        print("changed: -cpu host: TCG has no host's CPU; now -cpu max", file=sys.stderr)
+    return machine.model_copy(update=changes)
 
 
 def show_notes(imported: Imported) -> None:

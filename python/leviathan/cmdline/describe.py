@@ -72,6 +72,8 @@ def describe_line(line: CommandLine, *, screen: bool = True, source: str = "comm
     read_disks(draft)
     read_networks(draft)
     read_display(draft, screen=screen)
+    if part is not None:
+        _giant_devices(draft)
     _the_rest(draft)
     return Imported(make_machine(data, source=source), data, draft.notes, part)
 
@@ -104,6 +106,20 @@ def _giant(draft: Draft) -> Part | None:
         draft.notes.changed("-accel tcg", "a giant VM's CPUs run under KVM", "kvm, in lab machines where there is none")
     draft.data.pop("accel", None)
     return part
+
+
+def _giant_devices(draft: Draft) -> None:
+    """What a giant VM has in its own way, or not at all."""
+    data = draft.data
+    display = data.get("display", {})
+    if display.get("window", "none") != "none":
+        place = display.setdefault("vnc", "127.0.0.1:0")
+        draft.notes.changed(f"-display {display['window']}", "a giant VM's screen is shown by VNC", f"-vnc {place}")
+        del display["window"]
+    for field, option in (("serial", "-serial"), ("monitor", "-monitor"), ("qmp", "-qmp")):
+        for value in data.pop(field, []):
+            if value not in ("stdio", "mon:stdio", "null"):
+                draft.notes.warn(f"{option} {value}", "a giant VM's console is the head's terminal; left out")
 
 
 def _the_rest(draft: Draft) -> None:

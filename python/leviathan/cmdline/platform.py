@@ -293,9 +293,17 @@ def read_boot(draft: Draft) -> None:
                     hint="add -kernel FILE, or set them in the guest's boot loader",
                 )
         draft.data["boot"] = "firmware"
-    elif draft.data["nodes"] == 0 and "console=" not in draft.data.get("append", ""):
-        draft.notes.changed(
-            "-append", "it names no console=", "the serial port's, so that the guest's messages are seen"
-        )
+    else:
+        _kernel_notes(draft)
     if draft.flag("no-reboot"):
         draft.data["reboot"] = "cold"
+
+
+def _kernel_notes(draft: Draft) -> None:
+    """What is added where a kernel is given alone."""
+    append = draft.data.get("append", "")
+    if draft.data["nodes"] == 0 and "console=" not in append:
+        why = "it names no console=" if append else "missing"
+        draft.notes.changed("-append", why, "the serial port's, so that the guest's messages are seen")
+    if "initrd" not in draft.data and "root=" not in append:
+        draft.notes.changed("-kernel", "neither -initrd nor root= in -append", "Leviathan's initramfs, with a shell")

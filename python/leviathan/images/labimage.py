@@ -15,7 +15,7 @@ from leviathan.images.kernel import Kernel
 
 BIN_DIR = "/usr/lib/leviathan"
 """Folder in the lab machine that holds ``lev-node`` and ``liblev_facade.so``."""
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "irqbypass", "kvm", "kvm_amd")
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "irqbypass", "kvm", "kvm_amd")
 NODE_FILES = ("lev-node", "liblev_facade.so")
 
 _FIRMWARE_DIRS = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu", "usr/local/share/qemu", "share/qemu")

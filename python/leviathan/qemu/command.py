@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from leviathan.model.complete import complete
 from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import format_size
+from leviathan.qemu.devices import device_arguments
 
 __all__ = [
     "PORTS",
@@ -41,7 +43,7 @@ PARAVIRTUAL = (
 )
 """Features by which a guest shares memory with one kernel's KVM: meaningless when several kernels run its CPUs."""
 
-BARE = "smm=off,vmport=off,sata=off,smbus=off,i8042=off,hpet=off"
+BARE = ("smm", "vmport", "sata", "smbus", "i8042", "hpet")
 """Devices that a headless guest only probes: each probe is an exit, and together they were a tenth of a boot's."""
 
 
@@ -51,6 +53,7 @@ class HeadCommand:
 
     qemu: str
     kernel: str
+    """Empty if the guest boots from disk, as the next one, which may also be empty with a kernel."""
     initrd: str
     folder: str
     """Where the pipes of the ports are."""
@@ -104,9 +107,10 @@ def port_arguments(folder: str, bus: str | None = None) -> list[str]:
 def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     """The whole command. The console is QEMU's own standard input and output."""
     facade = not machine.stock
-    argv = [head.qemu, "-name", machine.name, "-nodefaults", "-no-user-config", "-display", "none"]
+    whole = complete(machine)
+    argv = [head.qemu, "-name", machine.name, "-nodefaults", "-no-user-config"]
     irqchip = ",kernel-irqchip=split" if facade else ""
-    argv += ["-machine", f"q35,accel=kvm{irqchip},{BARE}", "-cpu", cpu_model(facade=facade)]
+    argv += ["-machine", f"q35,accel=kvm{irqchip},{_bare(whole)}", "-cpu", cpu_model(facade=facade)]
     # One socket per CPU: KVM's vCPU ids are APIC ids, and only so do they count 0, 1, 2… for any number of CPUs.
     argv += ["-smp", f"{machine.cpus},sockets={machine.cpus},cores=1,threads=1", "-m", format_size(machine.memory)]
     if facade:
@@ -114,8 +118,20 @@ def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     argv += port_arguments(head.folder)
     if not head.restart_on_reboot:
         argv.append("-no-reboot")
-    argv += ["-kernel", head.kernel, "-initrd", head.initrd, "-append", kernel_words(machine, head)]
+    argv += device_arguments(whole)
+    if whole.boot == "kernel":
+        initrd = ["-initrd", head.initrd] if head.initrd else []
+        argv += ["-kernel", head.kernel, *initrd, "-append", kernel_words(machine, head)]
+    elif machine.firmware is not None:
+        argv += ["-bios", str(machine.firmware)]
     return [*argv, *machine.qemu_args]
+
+
+def _bare(machine: Machine) -> str:
+    """What is switched off; a disk on ide and a screen's keyboard need theirs."""
+    needed = {"sata"} if any(disk.interface == "ide" for disk in machine.disks) else set()
+    needed |= {"i8042"} if machine.display.adapter != "none" else set()
+    return ",".join(f"{name}=off" for name in BARE if name not in needed)
 
 
 def _numa(machine: Machine) -> list[str]:

@@ -14,6 +14,7 @@ from leviathan.errors import GuestDied, Interrupted, LaunchError, LeviathanError
 from leviathan.launch.host import Sink
 from leviathan.launch.local import LocalHost
 from leviathan.launch.streams import Tail
+from leviathan.model.complete import complete
 from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.qemu.command import HeadCommand, head_command, head_environment
@@ -132,7 +133,7 @@ class Life:
             self.progress.note(f"a plain QEMU on this machine: {choice.reason}")
         self._start_workers(placement, identity, folder)
         self._start_head(placement, identity, folder)
-        if boot.direct is None or with_our_init(boot.direct.machine):
+        if with_our_init(complete(self.machine)):
             with self.progress.step("booting the guest"):
                 self._wait(self._guest_ready, self.machine.timeouts.boot, "the guest's init", "timeouts.boot")
 
@@ -195,7 +196,7 @@ class Life:
             tsc_khz=0 if self.machine.stock else placement.hosts[0].facts().tsc_khz,
             restart_on_reboot=restart,
         )
-        return head_command(self.machine, command)
+        return head_command(placement.machine or self.machine, command)
 
     def _restart(self) -> bool:
         """Starts QEMU anew for a guest that rebooted, where a reset within QEMU would not do (CXL does not survive it).

@@ -12,6 +12,7 @@ from leviathan.launch.host import Host
 from leviathan.launch.local import LocalHost
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import GIB, format_size
+from leviathan.vm.inside import VncRelay, disk_arguments, inside_lab
 from leviathan.vm.prepare import Boot
 from leviathan.vm.progress import Progress
 
@@ -22,6 +23,7 @@ LAB_BASE_MEMORY = GIB
 """For the lab machine itself, which lives in its initramfs."""
 GUEST_KERNEL = "/guest/vmlinuz"
 GUEST_INITRD = "/guest/initrd"
+GUEST_FIRMWARE = "/guest/firmware"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Placement:
     """Path on the head's host, as the next two."""
     kernel: str
     initrd: str
+    machine: Machine | None = None
+    """The description as the head's host has to have it, where paths and places differ there."""
     pool_path: str | None = None
     """Memory that hosts of their own share; ``None`` if all nodes are on one host."""
 
@@ -97,7 +101,7 @@ def place(
         initrd = f"{folder}/initrd"
         local.put(initrd, boot.initrd)
     hosts: list[Host] = [local] * len(machine.shares())
-    return Placement(choice, hosts, boot.qemu.path, str(boot.kernel), initrd)
+    return Placement(choice, hosts, boot.qemu.path, str(boot.kernel or ""), initrd)
 
 
 def lab_size(machine: Machine) -> tuple[int, int]:
@@ -128,17 +132,22 @@ def _place_in_lab(
     from leviathan.lab import Lab, LabOptions
 
     count, shares = machine.lab.machines, len(machine.shares())
-    assert boot.kernel is not None
-    assert boot.initrd is not None
     if count > shares:
         raise UsageError(f"{count} lab machines for {shares} node{'s' if shares > 1 else ''}: one would be empty")
     cpus, memory = lab_size(machine)
     system = Path(LAB_QEMU)
     pool = machine.pool.size if count > 1 and machine.pool.enabled else 0
+    files: dict[str, bytes | Path] = {} if boot.kernel is None else {GUEST_KERNEL: boot.kernel}
+    if boot.initrd is not None:
+        files[GUEST_INITRD] = boot.initrd
+    if machine.firmware is not None:
+        files[GUEST_FIRMWARE] = machine.firmware
+    inside = inside_lab(machine, GUEST_FIRMWARE)
     options = LabOptions(
         qemu=system if system.exists() else Path(boot.qemu.path),
         inner_qemu=Path(boot.qemu.program),
-        files={GUEST_KERNEL: boot.kernel, GUEST_INITRD: boot.initrd},
+        files=files,
+        qemu_arguments=disk_arguments(machine),
         boot_seconds=machine.timeouts.lab,
         one_thread=count == 1 and not machine.stock,
     )
@@ -162,4 +171,15 @@ def _place_in_lab(
         raise StartError("the lab machine holds no QEMU")
     # Neighbours share a lab machine when there are fewer machines than nodes.
     hosts: list[Host] = [lab.hosts[node * count // shares] for node in range(shares)]
-    return Placement(choice, hosts, first.qemu, GUEST_KERNEL, GUEST_INITRD, first.shared_pool if pool else None)
+    if inside.display.vnc is not None and machine.display.vnc is not None:
+        stack.enter_context(VncRelay(first, inside.display.vnc, machine.display.vnc))
+        progress.note(f"the guest's screen is on VNC {machine.display.vnc} of this machine")
+    return Placement(
+        choice,
+        hosts,
+        first.qemu,
+        GUEST_KERNEL,
+        GUEST_INITRD if boot.initrd is not None else "",
+        inside,
+        first.shared_pool if pool else None,
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from leviathan.errors import StartError, UsageError
 from leviathan.launch.programs import bin_dir
+from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.qemu.binary import QemuBinary, find_firmware, probe_binary
 from leviathan.qemu.facts import facts_for
@@ -56,9 +57,16 @@ def prepare(machine: Machine, work: Work, progress: Progress) -> Boot:
     with progress.step("looking for QEMU"):
         qemu = probe_binary(machine.qemu)
         find_firmware(qemu)
+    whole = complete(machine)
+    if not with_our_init(whole) and work.command is not None:
+        why = "this one boots from disk" if whole.boot == "firmware" else "leave initrd and root= out"
+        raise UsageError(f"--exec runs in a guest that boots our initramfs; {why}")
+    if whole.boot == "firmware":
+        return Boot(qemu, None, "", None)
     with progress.step("building the guest's initramfs"), _image_errors():
         found = _kernel(machine, qemu, progress)
-        return Boot(qemu, found.vmlinuz, found.release, _initrd(machine, work, found, progress))
+        ours = with_our_init(whole) or machine.initrd is not None
+        return Boot(qemu, found.vmlinuz, found.release, _initrd(machine, work, found, progress) if ours else None)
 
 
 def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
