@@ -106,6 +106,11 @@ test-long: build ## all shapes of machines, coherence at length, failures (an ho
 	$(call say,long tests that boot machines)
 	@$(BIN)/pytest tests/vm -m 'vm and slow'
 
+.PHONY: test-matrix
+test-matrix: build ## machines with CXL on the QEMUs and kernels of several Debian suites, and Arm (fetches them; half an hour)
+	$(call say,machines with CXL on QEMUs and kernels of several suites)
+	@$(BIN)/pytest tests/vm/test_cxl_matrix.py tests/vm/test_cxl_topologies.py -m 'vm and slow'
+
 .PHONY: lint
 lint: build ## formatters, clippy, ruff, mypy, stubtest: no warnings allowed
 	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || { \

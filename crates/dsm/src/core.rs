@@ -151,13 +151,12 @@ impl Discards {
 /// What the state machine may ask about one page.
 struct Ask<'a> {
     pool: Option<&'a Pool>,
-    age_us: u32,
-    holding_us: u32,
+    held: bool,
 }
 
 impl Surroundings for Ask<'_> {
     fn held(&mut self) -> bool {
-        self.age_us < self.holding_us
+        self.held
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
@@ -174,7 +173,7 @@ struct Place<'a> {
     received: &'a [u8],
     /// The bytes came without a request.
     unasked: bool,
-    hold_left_us: u32,
+    holding_us: u32,
 }
 
 impl Core {
@@ -263,17 +262,20 @@ impl Core {
         } else {
             (&mut chunk.pages[index], None)
         };
-        let age_us = if record.granted_us == 0 {
-            u32::MAX
-        } else {
-            self.now_us().wrapping_sub(record.granted_us)
-        };
+        let age_us = self.age_us(record);
         let holding_us =
             hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0);
+        // At home the answer to its own request and the next demand come out of one event: what was granted a moment
+        // ago has not been used yet.
+        let fresh = record.node.pending.is_some()
+            && holding_us > 0
+            && matches!(
+                event,
+                Event::Message(_, Message::Contents { .. } | Message::Dropped, _)
+            );
         let mut ask = Ask {
             pool: self.pool.as_ref(),
-            age_us,
-            holding_us,
+            held: fresh || age_us < holding_us,
         };
         let mut page = Page {
             rules: &self.rules,
@@ -303,7 +305,7 @@ impl Core {
             page: segment.first + offset,
             received,
             unasked: matches!(event, Event::Message(_, Message::ReadAhead { .. }, _)),
-            hold_left_us: holding_us.saturating_sub(age_us),
+            holding_us,
         };
         for action in actions.iter() {
             self.act(*action, &place, record, &mut scratch.buffer)?;
@@ -339,11 +341,8 @@ impl Core {
             }
             Action::InstallReceived(access) => {
                 // An empty payload is the zero flag of a read-only copy.
-                let bytes = if place.received.is_empty() {
-                    &ZERO_PAGE
-                } else {
-                    place.received
-                };
+                let zero = place.received.is_empty();
+                let bytes = if zero { &ZERO_PAGE } else { place.received };
                 let fill = place
                     .uffd
                     .copy(place.address, bytes, access == Access::Read)?;
@@ -381,7 +380,8 @@ impl Core {
             }
             Action::Defer(demand) => {
                 self.stats.holds.add(1);
-                let wait = Duration::from_micros(u64::from(place.hold_left_us));
+                let left = place.holding_us.saturating_sub(self.age_us(record));
+                let wait = Duration::from_micros(u64::from(left));
                 self.holds.push(Instant::now() + wait, place.page, demand);
             }
             Action::DiscardDone => self.discards.complete(place.page),
@@ -390,6 +390,14 @@ impl Core {
             Action::Zeroed => {}
         }
         Ok(())
+    }
+
+    /// Time since the page was granted.
+    fn age_us(&self, record: &PageRecord) -> u32 {
+        match record.granted_us {
+            0 => u32::MAX,
+            granted => self.now_us().wrapping_sub(granted),
+        }
     }
 
     fn slot(&self, slot: Slot) -> Result<&Pool, Failure> {

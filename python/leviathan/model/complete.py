@@ -19,6 +19,7 @@ from leviathan.model.complete_disks import complete_disks, complete_networks
 from leviathan.model.cxl import Backing, Cxl, CxlMemory, CxlPort, HostBridge, RootPort, Switch, Window
 from leviathan.model.machine import Machine
 from leviathan.model.pci_buses import place_buses
+from leviathan.model.platform import NumaNode
 from leviathan.model.sizes import GIB, MIB
 
 __all__ = ["backing_file", "complete", "complete_cxl"]
@@ -62,6 +63,11 @@ def complete(machine: Machine, directory: str | Path | None = None) -> Machine:
         if machine.arch == "x86_64" and "hypervisor" not in machine.cpu.features:
             features = machine.cpu.features | {"hypervisor": False}
             changes["cpu"] = machine.cpu.model_copy(update={"features": features})
+        # Without a NUMA node of its own QEMU writes no SRAT, and Linux then counts CXL memory to node 0. Memory slots
+        # make QEMU add one.
+        if machine.stock and not machine.numa and not machine.memory_slots:
+            cpus = "0" if machine.cpus == 1 else f"0-{machine.cpus - 1}"
+            changes["numa"] = [NumaNode(cpus=cpus, memory=machine.memory)]
     return machine.model_copy(update=changes)
 
 
