@@ -35,6 +35,7 @@ from leviathan.cli.options import (
     check_json_path,
     machine_from,
 )
+from leviathan.cli.schema import schema
 from leviathan.errors import UsageError
 
 __all__ = ["app"]
@@ -50,6 +51,7 @@ bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
 app.add_typer(images_app)
+app.command()(schema)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
 app.command("qemu", context_settings=QEMU_WORDS)(qemu_command)
 named.register(app)
@@ -124,7 +126,7 @@ def run(
     if dry_run:
         from leviathan.vm.plan import print_plan
 
-        print_plan(machine, sys.stdout)
+        print_plan(machine, sys.stdout, source=str(file or "command line"))
         return
     if name is not None or detach:
         from leviathan.cli.background import run_named
@@ -188,7 +190,7 @@ def plan(
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show who runs which CPUs and memory, and every command; start nothing."""
+    """Show who runs which CPUs and memory, and every command, ready for a shell; start nothing."""
     machine = machine_from(
         file,
         settings=settings,
@@ -202,7 +204,7 @@ def plan(
     )
     from leviathan.vm.plan import print_plan
 
-    print_plan(machine, sys.stdout, as_json=as_json)
+    print_plan(machine, sys.stdout, as_json=as_json, source=str(file or "command line"))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -13,11 +13,11 @@ __all__ = ["accelerator", "architecture", "cpu_model", "cxl_support", "device_ki
 
 NETWORK_CARDS = ("virtio-net-pci", "e1000", "e1000e", "igb", "rtl8139", "vmxnet3", "pcnet", "ne2k_pci", "i82559er")
 CXL_SINCE = {"q35": "7.2", "virt": "10.2"}
-OTHER_SUITE = "`lev images get qemu --suite sid{arch}` fetches one: give its path as qemu"
 
 
-def _newer(arch: str) -> str:
-    return OTHER_SUITE.format(arch="" if arch == "x86_64" else " --arch arm64")
+def _newer(arch: str, suite: str = "sid") -> str:
+    option = "" if arch == "x86_64" else " --arch arm64"
+    return f"`lev images get qemu --suite {suite}{option}` fetches one: give its path as qemu"
 
 
 def _name(qemu: QemuFacts) -> str:
@@ -52,7 +52,9 @@ def device_kinds(subject: Subject) -> Iterator[Finding]:
     for path, _, field, _ in subject.backings():
         if field in wanted and not qemu.has("cxl-type3", wanted[field]):
             problem = f"{_name(qemu)} has no {field} CXL memory"
-            yield error("device-kind", path, problem, f"use persistent memory, or a newer QEMU: {_newer(qemu.arch)}")
+            yield error(
+                "device-kind", path, problem, f"use persistent memory, or a newer QEMU: {_newer(qemu.arch, 'trixie')}"
+            )
     for number, switch in enumerate(subject.cxl.switches):
         if "cxl-upstream" not in qemu.devices:
             yield error(

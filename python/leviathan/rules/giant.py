@@ -24,6 +24,8 @@ def giant_vm(subject: Subject) -> Iterator[Finding]:
     if machine.accel == "tcg":
         problem = "the nodes of a giant VM run under KVM (in lab machines where this one has none)"
         yield error("giant-vm", "accel", problem, "leave it out, or use nodes = 0")
+    if machine.cxl is not None:
+        yield error("giant-vm", "cxl", "CXL runs on one host only so far", "use nodes = 0")
     if machine.numa:
         problem = "the NUMA nodes of a giant VM are its nodes"
         yield error("giant-vm", "numa", problem, "leave it out, or use nodes = 0")

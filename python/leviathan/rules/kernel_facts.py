@@ -20,8 +20,9 @@ def parse_config(text: str) -> dict[str, str]:
 def kernel_facts(release: str, image: Path | None = None) -> KernelFacts:
     """Facts of a kernel, with the configuration that distributions put beside its image.
 
-    A kernel built from a tree has it as ``.config`` at the top.
+    ``vmlinuz-RELEASE`` tells a release, too. A kernel built from a tree has its configuration at the top: ``.config``.
     """
+    release = release.removeprefix("vmlinuz-")
     if image is None:
         return KernelFacts(release)
     beside = [image.parent / f"config-{release}", image.with_name(image.name.replace("vmlinuz", "config"))]

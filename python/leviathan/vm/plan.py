@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from typing import Any, TextIO
 
 from leviathan.errors import LeviathanError
@@ -13,18 +14,50 @@ from leviathan.model.machine import Machine
 from leviathan.model.sizes import format_size
 from leviathan.qemu.binary import probe_binary
 from leviathan.qemu.command import PORTS, HeadCommand, head_command, head_environment
+from leviathan.qemu.facts import facts_for
+from leviathan.qemu.render import Launch, render
+from leviathan.rules import enforce, kernel_facts
+from leviathan.vm.backing import data_directory
 from leviathan.vm.cluster import Identity, cluster_file, masked
+from leviathan.vm.direct import is_direct, plan_direct, with_our_init
 from leviathan.vm.head import HeadFiles
 from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, Choice, choose, lab_size
 from leviathan.vm.workers import worker_command
 
-__all__ = ["make_plan", "print_plan"]
+__all__ = ["make_plan", "plan_direct_machine", "print_plan"]
 
 FOLDER = "/tmp/lev-RUN"  # noqa: S108 (a name to show)
 
 
-def make_plan(machine: Machine) -> dict[str, Any]:
-    """The plan as a table. What is only known at run time stands in capitals. Raises ``StartError`` without QEMU."""
+def plan_direct_machine(machine: Machine, source: str = "machine") -> dict[str, Any]:
+    """The plan of a plain machine. Raises ``ConfigError`` for broken rules, ``StartError`` without QEMU.
+
+    The command is whole: its console is the terminal. A kernel and initramfs that are only found or built by a run
+    stand in capitals.
+    """
+    facts, directory = facts_for(machine), data_directory(machine.name)
+    guest = kernel_facts(machine.kernel.name, machine.kernel) if machine.kernel else None
+    # An image's name need not tell its release; its configuration does, where there is one.
+    known = guest if guest is not None and guest.version > (0, 0) else None
+    warnings = enforce(machine, qemu=facts, guest_kernel=known, directory=directory, source=source)
+    direct = plan_direct(machine, facts, directory)
+    launch = Launch(
+        kernel=None if machine.kernel else "KERNEL", initrd="INITRD" if with_our_init(direct.machine) else None
+    )
+    return {
+        "where": {"lab": False, "reason": direct.reason},
+        "nodes": [{"name": machine.name, "host": "here", "vcpus": list(range(machine.cpus)), "memory": machine.memory}],
+        "warnings": [f"{source}: {finding}" for finding in warnings],
+        "qemu": render(machine, facts, directory, launch),
+    }
+
+
+def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
+    """The plan as a table. What is only known at run time stands in capitals.
+
+    Raises ``ConfigError`` for broken rules, ``StartError`` without QEMU.
+    """
+    warnings = enforce(machine, source=source)
     local = LocalHost()
     qemu = probe_binary(machine.qemu)
     choice = _choose(machine, local)
@@ -70,15 +103,24 @@ def make_plan(machine: Machine) -> dict[str, Any]:
         "pipes": [f"{FOLDER}/{port}" for port in (*PORTS, "qmp", "events")],
         "cluster_file": {"path": files.cluster, "mode": "0600", "contents": cluster} if cluster else None,
         "environment": dict(head_environment(machine, bin_dir, files.cluster)),
+        "warnings": [f"{source}: {finding}" for finding in warnings],
         "qemu": head_command(machine, command),
     }
 
 
-def print_plan(machine: Machine, out: TextIO, *, as_json: bool = False) -> None:
-    """Writes the plan for people, every command ready for a shell, or as JSON."""
-    plan = make_plan(machine)
+def print_plan(machine: Machine, out: TextIO, *, as_json: bool = False, source: str = "machine") -> None:
+    """Writes the plan for people, every command ready for a shell, or as JSON; warnings go to standard error.
+
+    Raises ``ConfigError`` for a machine that breaks a rule, with ``source`` as the place where it was read.
+    """
+    plan = plan_direct_machine(machine, source) if is_direct(machine) else make_plan(machine, source)
+    for text in plan["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
     if as_json:
         out.write(json.dumps(plan, indent=2) + "\n")
+        return
+    if is_direct(machine):
+        out.write(f"# a plain QEMU on this machine: {plan['where']['reason']}\n{shlex.join(plan['qemu'])}\n")
         return
     out.write(f"# {'in lab machines' if plan['where']['lab'] else 'on this machine'}: {plan['where']['reason']}\n")
     for lab in plan["lab_machines"]:
