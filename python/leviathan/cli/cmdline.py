@@ -16,9 +16,7 @@ from leviathan.errors import UsageError
 if TYPE_CHECKING:
     from leviathan.cmdline.describe import Imported
     from leviathan.cmdline.sources import Source
-    from leviathan.model import Machine
-
-__all__ = ["QEMU_WORDS", "as_host_can", "import_command", "qemu_command", "read_sources", "screen_here"]
+__all__ = ["QEMU_WORDS", "import_command", "qemu_command", "read_sources", "screen_here"]
 
 QEMU_WORDS = {
     "allow_extra_args": True,
@@ -73,6 +71,9 @@ def qemu_command(
     sources: Annotated[
         list[str] | None, typer.Option("--from", metavar="FILE", help="Read the command line from FILE.")
     ] = None,
+    qemu: Annotated[
+        str | None, typer.Option("--qemu", metavar="PATH", help="Run this QEMU, not the one that the line names.")
+    ] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run; start nothing.")] = False,
@@ -88,6 +89,8 @@ def qemu_command(
     from leviathan.cmdline.sources import import_sources
 
     imported = import_sources(found, screen=screen_here())
+    if qemu is not None:
+        imported.machine = imported.machine.model_copy(update={"qemu": qemu})
     if not quiet:
         show_notes(imported)
     from leviathan.rules import enforce
@@ -101,28 +104,15 @@ def qemu_command(
         return
     if imported.part is None:
         from leviathan.cli.run import run_console
+        from leviathan.cmdline.fit import fit_host
 
-        raise typer.Exit(run_console(as_host_can(imported.machine), timeout=timeout, quiet=quiet))
+        def say(text: str) -> None:
+            print(text, file=sys.stderr)
+
+        raise typer.Exit(run_console(fit_host(imported.machine, say), timeout=timeout, quiet=quiet))
     from leviathan.cli.terminal import run_terminal
 
     raise typer.Exit(run_terminal(imported.machine, imported.part, timeout=timeout, quiet=quiet))
-
-
-def as_host_can(machine: Machine) -> Machine:
-    """A plain machine that asks for KVM where KVM runs no guests, by TCG: slower, and said."""
-    if machine.accel == "tcg" or (machine.accel == "auto" and machine.cpu.model != "host"):
-        return machine
-    from leviathan.qemu.facts import facts_for
-
-    why = facts_for(machine).kvm
-    if why is None:
-        return machine
-    changes: dict[str, object] = {"accel": "auto"}
-    print(f"changed: -enable-kvm: KVM runs no such guest here ({why}); now TCG, slower", file=sys.stderr)
-    if machine.cpu.model == "host":
-        changes["cpu"] = machine.cpu.model_copy(update={"model": "max"})
-        print("changed: -cpu host: TCG has no host's CPU; now -cpu max", file=sys.stderr)
-    return machine.model_copy(update=changes)
 
 
 def show_notes(imported: Imported) -> None:

@@ -79,17 +79,32 @@ def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
         if work.command is not None:
             raise UsageError("--exec runs in a guest that boots our initramfs; this one boots from disk")
         return Boot(qemu, None, "", None, direct)
+    if not with_our_init(direct.machine):
+        if work.command is not None:
+            raise UsageError("--exec runs in a guest that boots our initramfs; leave initrd and root= out")
+        if machine.kernel is not None:
+            return _own_system(machine, machine.kernel, direct, progress)
     with progress.step("building the guest's initramfs"), _image_errors():
         found = _kernel(direct.machine, qemu, progress)
         _enforce(machine, direct, kernel_facts(found.release, found.vmlinuz), progress)
         initrd = None
-        if with_our_init(direct.machine):
+        if with_our_init(direct.machine) or machine.initrd is not None:
             initrd = _initrd(machine, work, found, progress)
-        elif work.command is not None:
-            raise UsageError("--exec runs in a guest that boots our initramfs; leave initrd and root= out")
-        elif machine.initrd is not None:
-            initrd = _read(machine.initrd)
         return Boot(qemu, found.vmlinuz, found.release, initrd, direct)
+
+
+def _own_system(machine: Machine, image: Path, direct: Direct, progress: Progress) -> Boot:
+    """A kernel of the user's without any of our files in the guest: nothing needs to be known of it."""
+    from leviathan.images import kernel
+
+    try:
+        release = kernel.from_path(image).release
+    except kernel.KernelError:
+        # Not every image says its release in a place that we know: Arm's do not.
+        release = ""
+    _enforce(machine, direct, kernel_facts(release, image) if release else None, progress)
+    initrd = None if machine.initrd is None else _read(machine.initrd)
+    return Boot(direct.facts.binary, image, release, initrd, direct)
 
 
 def _enforce(machine: Machine, direct: Direct, kernel: KernelFacts | None, progress: Progress) -> None:
