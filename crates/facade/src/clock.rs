@@ -2,40 +2,134 @@
 //!
 //! The guest's counter is the head's host counter plus an offset that makes it start near zero. A worker on the same host has
 //! the same counter; on another one the distance is measured by exchanges of which the fastest counts: its error is at
-//! most half that round trip, and no message between vCPUs is faster than half a round trip.
+//! most half that round trip, and no message between vCPUs is faster than half a round trip. Hosts' counters drift apart;
+//! a thread follows them (`lev_mesh::drift`).
 
 use crate::fail;
 use crate::vm::Vm;
+use crate::watch;
 use lev_mesh::control::ControlClient;
+use lev_mesh::drift::{Drift, Exchange};
 use lev_mesh::message::control;
-use lev_mesh::MeshError;
+use lev_mesh::peers::spawn_first;
+use lev_mesh::{host, MeshError};
 use lev_vcpu::clock::host_tsc;
+use std::sync::Arc;
 
+/// Exchanges by which a worker's clock is set.
 const EXCHANGES: usize = 64;
+/// Most exchanges with a worker in one round of following.
+const BURST: usize = 16;
 
-/// Sets the clock of every node, once, before the guest starts.
-pub fn set(vm: &Vm) {
+/// A worker and the offset that makes its counter the guest's.
+struct Clock {
+    worker: Arc<ControlClient>,
+    offset: u64,
+}
+
+impl Clock {
+    /// Sets the worker's clock; a worker that refuses ends the machine.
+    fn tell(&self, vm: &Vm) {
+        let bytes = self.offset.to_le_bytes();
+        if let Err(error) = self.worker.ask(control::SET_CLOCK, 0, &[&bytes]) {
+            vm.fail("clock", &error);
+        }
+    }
+
+    fn step(&mut self, vm: &Vm, ticks: u64) {
+        if ticks > 0 {
+            self.offset = self.offset.wrapping_add(ticks);
+            self.tell(vm);
+        }
+    }
+}
+
+/// Sets the clock of every node before the guest starts, and follows those on other hosts from then on.
+pub fn set(vm: &'static Vm) {
     let offset = host_tsc().wrapping_neg();
-    vm.fabric.set_clock(offset);
+    // The first setting: there is nothing to go back from.
+    let _ = vm.fabric.set_clock(offset);
+    let (mut near, mut far, mut set_by) = (Vec::new(), Vec::new(), Vec::new());
     for worker in vm.workers() {
         let address = vm.cluster.nodes[worker.node.index()]
             .address
             .as_deref()
             .unwrap_or("");
-        let distance = if is_loopback(address) {
-            0
-        } else {
-            measure(worker)
-                .unwrap_or_else(|error| vm.fail("clock", &error))
-                .0
+        let measured = fastest(worker).unwrap_or_else(|error| vm.fail("clock", &error));
+        // Behind a loopback address may be a tunnel to another host: one counter shows no distance.
+        let same = is_loopback(address) && measured.distance().unsigned_abs() <= measured.trip();
+        let exchange = (!same).then_some(measured);
+        let distance = exchange.map_or(0, |exchange| exchange.distance());
+        let clock = Clock {
+            worker: Arc::clone(worker),
+            offset: offset.wrapping_add(distance as u64),
         };
-        let theirs = offset.wrapping_add(distance as u64);
-        if let Err(error) = worker.ask(control::SET_CLOCK, 0, &[&theirs.to_le_bytes()]) {
-            vm.fail("clock", &error);
-        }
+        clock.tell(vm);
         fail::event(&serde_json::json!({
             "event": "clock", "node": worker.node.0, "distance": distance,
+            "trip": measured.trip(),
         }));
+        match exchange {
+            Some(exchange) => {
+                far.push(clock);
+                set_by.push(exchange);
+            }
+            None => near.push(clock),
+        }
+    }
+    if far.is_empty() {
+        return;
+    }
+    let khz = host::tsc_khz(vm.fd).unwrap_or(0);
+    let drift = Drift::new(&set_by, khz);
+    let body = move || follow(vm, drift, offset, near, far);
+    if let Err(message) = spawn_first("lev-clock", body) {
+        fail::die(fail::NOT_STARTED, &message, None);
+    }
+}
+
+/// Steps everybody forward who falls behind. `near`: workers on the head's host, whose clocks are the head's own.
+fn follow(
+    vm: &'static Vm,
+    mut drift: Drift,
+    mut offset: u64,
+    mut near: Vec<Clock>,
+    mut far: Vec<Clock>,
+) {
+    let mut told = false;
+    loop {
+        std::thread::sleep(drift.pause());
+        if watch::ending() {
+            return;
+        }
+        for (index, clock) in far.iter().enumerate() {
+            match burst(&clock.worker, |exchange| drift.heard(index, exchange)) {
+                Ok(true) => {}
+                Ok(false) => drift.missed(index),
+                // The end of the channel is its reader's to report.
+                Err(_) => return,
+            }
+        }
+        let apart = drift.visible().then(|| drift.skew()).flatten();
+        let steps = drift.steps(host_tsc());
+        if steps.head > 0 {
+            offset = offset.wrapping_add(steps.head);
+            let _ = vm.fabric.set_clock(offset);
+            for clock in &mut near {
+                clock.step(vm, steps.head);
+            }
+        }
+        for (clock, ticks) in far.iter_mut().zip(steps.workers) {
+            clock.step(vm, ticks);
+        }
+        if let Some((index, ticks)) = apart.filter(|_| !told) {
+            told = true;
+            let node = far[index].worker.node;
+            fail::event(&serde_json::json!({
+                "event": "clock-apart", "node": node.0, "name": vm.name_of(node), "ticks": ticks,
+                "ppm": drift.parts_per_million(index),
+            }));
+        }
     }
 }
 
@@ -48,25 +142,41 @@ fn is_loopback(address: &str) -> bool {
             .is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Head's counter minus the worker's, and the round trip of the exchange that told it; ticks.
-fn measure(worker: &ControlClient) -> Result<(i64, u64), MeshError> {
-    let mut best = (0, u64::MAX);
-    for _ in 0..EXCHANGES {
-        let before = host_tsc();
-        let answer = worker.ask(control::CLOCK_SAMPLE, 0, &[])?;
-        let trip = answer.arrived_tsc.wrapping_sub(before);
-        let Some(bytes) = answer.payload.first_chunk::<8>() else {
-            return Err(MeshError::Protocol {
-                node: worker.node,
-                what: "clock sample".to_owned(),
-            });
-        };
-        let theirs = u64::from_le_bytes(*bytes);
-        if trip < best.1 {
-            best = (
-                before.wrapping_add(trip / 2).wrapping_sub(theirs) as i64,
-                trip,
-            );
+fn exchange(worker: &ControlClient) -> Result<Exchange, MeshError> {
+    let asked = host_tsc();
+    let answer = worker.ask(control::CLOCK_SAMPLE, 0, &[])?;
+    let Some(bytes) = answer.payload.first_chunk::<8>() else {
+        return Err(MeshError::Protocol {
+            node: worker.node,
+            what: "clock sample".to_owned(),
+        });
+    };
+    Ok(Exchange {
+        asked,
+        theirs: u64::from_le_bytes(*bytes),
+        answered: answer.arrived_tsc,
+    })
+}
+
+/// Exchanges until one is good enough; false: none was.
+fn burst(
+    worker: &ControlClient,
+    mut enough: impl FnMut(&Exchange) -> bool,
+) -> Result<bool, MeshError> {
+    for _ in 0..BURST {
+        if enough(&exchange(worker)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn fastest(worker: &ControlClient) -> Result<Exchange, MeshError> {
+    let mut best = exchange(worker)?;
+    for _ in 1..EXCHANGES {
+        let next = exchange(worker)?;
+        if next.trip() < best.trip() {
+            best = next;
         }
     }
     Ok(best)

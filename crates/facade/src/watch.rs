@@ -13,6 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 
+/// The machine is being taken down.
+pub fn ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
 /// A node is gone: the guest cannot go on, because part of its memory and processors is.
 pub fn node_lost(vm: &Vm, node: NodeId, reason: &str) -> ! {
     lost(node, vm.name_of(node), reason)

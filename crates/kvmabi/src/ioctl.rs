@@ -136,6 +136,8 @@ numbers! {
     /// Switches a capability on.
     ENABLE_CAP = WRITE, 0xa3, size_of::<k::kvm_enable_cap>(), 0x4068_aea3;
     /// Rate of the guest's time-stamp counter, kHz.
+    SET_TSC_KHZ = NONE, 0xa2, 0, 0xaea2;
+    /// Rate of the guest's time-stamp counter, kHz.
     GET_TSC_KHZ = NONE, 0xa3, 0, 0xaea3;
     /// Extended state, 4 KiB.
     GET_XSAVE = READ, 0xa4, size_of::<k::kvm_xsave>(), 0x9000_aea4;

@@ -2,6 +2,7 @@
 //! one channel for each vCPU that QEMU drives on another node. The same code serves the facade and the worker.
 
 pub mod control;
+pub mod drift;
 pub mod error;
 pub mod host;
 pub mod interrupts;

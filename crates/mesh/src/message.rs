@@ -58,9 +58,9 @@ pub mod control {
     pub const CLEAR_DIRTY_LOG: u16 = 10;
     /// JSON list of doorbells.
     pub const DOORBELLS: u16 = 11;
-    /// Answered by 8 bytes of the worker's host TSC.
+    /// Answered by 8 bytes: the worker's host TSC at the guest's rate.
     pub const CLOCK_SAMPLE: u16 = 12;
-    /// 8 bytes: the worker's TSC offset.
+    /// 8 bytes: the worker's TSC offset. After the first it only grows.
     pub const SET_CLOCK: u16 = 13;
     /// Answered by JSON of [`crate::report::NodeReport`].
     pub const REPORT: u16 = 14;
@@ -81,13 +81,13 @@ pub struct Configure {
     pub node: NodeId,
     /// Where the pool's memory is to be opened on this host.
     pub pool_path: Option<String>,
+    /// Rate of the guest's time-stamp counter (the head's), kHz.
+    pub tsc_khz: u32,
 }
 
 /// What a worker answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Configured {
-    /// Rate of the host's time-stamp counter, kHz; 0: unknown.
-    pub tsc_khz: u32,
     /// Bytes of memory available.
     pub memory_available: u64,
     /// Process id, for reports.

@@ -18,6 +18,8 @@ pub struct NodeReport {
     pub vcpus: Vec<VcpuReport>,
     /// Interrupts to and from other nodes.
     pub interrupts: BTreeMap<String, u64>,
+    /// Steps of the guest's clock on this node after the start, and their ticks together.
+    pub clock: BTreeMap<String, u64>,
     /// The coherence engine's counters.
     pub memory: BTreeMap<String, u64>,
     /// Round trips of remote faults, nanoseconds: p50, p99.
@@ -90,6 +92,16 @@ pub fn collect(
             (
                 "received".to_owned(),
                 peers.map_or(0, |peers| total(&peers.counters().received)),
+            ),
+        ]),
+        clock: BTreeMap::from([
+            (
+                "steps".to_owned(),
+                fabric.clock.steps.load(Ordering::Relaxed),
+            ),
+            (
+                "ticks".to_owned(),
+                fabric.clock.stepped.load(Ordering::Relaxed),
             ),
         ]),
         memory: if engine.is_some() {

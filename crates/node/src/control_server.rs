@@ -63,7 +63,10 @@ impl ControlServer {
         }
         // Answered before anything else: the time between the head's two readings is the error of the clock.
         if header.kind == kind::CLOCK_SAMPLE {
-            return self.reply(header.arg, 0, &host_tsc().to_le_bytes());
+            let now = host_tsc();
+            let worker = self.place.wait(Duration::ZERO);
+            let now = worker.map_or(now, |worker| worker.rate.apply(now));
+            return self.reply(header.arg, 0, &now.to_le_bytes());
         }
         match self.perform(header, payload) {
             Ok(answer) => self.reply(header.arg, 0, &answer),
@@ -112,7 +115,10 @@ impl ControlServer {
                 let offset = payload
                     .first_chunk::<8>()
                     .ok_or_else(|| Refusal::because(libc::EINVAL, "bad clock"))?;
-                worker.fabric.set_clock(u64::from_le_bytes(*offset));
+                if !worker.fabric.set_clock(u64::from_le_bytes(*offset)) {
+                    let message = "the guest's clock would go back";
+                    return Err(Refusal::because(libc::EINVAL, message));
+                }
             }
             kind::REPORT => return Ok(report_of(&worker)),
             other => {
@@ -156,7 +162,6 @@ impl ControlServer {
         });
         let worker = Worker::new(configure, on_lost, on_fatal)?;
         let configured = Configured {
-            tsc_khz: worker.tsc_khz()?,
             memory_available: memory_available(),
             pid: process::id(),
         };

@@ -1,5 +1,6 @@
 //! `lev-node`: a worker of the giant VM, and the probe of what a host can do.
 
+mod clock;
 mod control_server;
 mod events;
 mod memory;

@@ -1,5 +1,6 @@
 //! A worker's virtual machine: a real KVM VM with the same memory slots as the head's, and the vCPUs given to it.
 
+use crate::clock::Rate;
 use crate::memory::Window;
 use crate::probe::map_run_page;
 use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
@@ -56,6 +57,8 @@ pub struct Worker {
     pub configure: Configure,
     device: File,
     vm: OwnedFd,
+    /// The time-stamp counter's rate.
+    pub rate: Rate,
     /// The interrupt fabric.
     pub fabric: Arc<Fabric>,
     /// The coherence engine.
@@ -90,6 +93,7 @@ impl Worker {
             let message = "this kernel's KVM cannot report invalid MSR accesses: Linux 5.10 or newer is needed";
             return Err(Refusal::because(libc::EOPNOTSUPP, message));
         }
+        let rate = Rate::new(vm.as_raw_fd(), host_khz(&vm)?, configure.tsc_khz)?;
         let cluster = &configure.cluster;
         let nodes = cluster.nodes.len();
         let vcpus = cluster
@@ -133,6 +137,7 @@ impl Worker {
             configure,
             device,
             vm,
+            rate,
             fabric,
             engine,
             peers,
@@ -155,6 +160,7 @@ impl Worker {
                 id as usize,
             )?)
         };
+        self.rate.give(fd.as_raw_fd())?;
         let page = map_run_page(self.device.as_raw_fd(), &fd)?;
         let vcpu = Arc::new(Vcpu::new(id, fd.as_raw_fd(), page));
         if !self.fabric.add(vcpu) {
@@ -168,18 +174,6 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .push(fd);
         Ok(())
-    }
-
-    /// Rate of this host's time-stamp counter, kHz.
-    ///
-    /// # Errors
-    /// The kernel is older than Linux 5.18.
-    pub fn tsc_khz(&self) -> Result<u32, Refusal> {
-        lev_mesh::host::tsc_khz(self.vm.as_raw_fd()).map_err(|error| {
-            let message =
-                format!("rate of the time-stamp counter (Linux 5.18 or newer tells): {error}");
-            Refusal::because(libc::EOPNOTSUPP, message)
-        })
     }
 
     /// Bytes of extended state of a vCPU (`KVM_CAP_XSAVE2`).
@@ -390,6 +384,15 @@ impl Worker {
         drop(bitmaps);
         Ok(())
     }
+}
+
+/// Rate of this host's time-stamp counter, kHz.
+fn host_khz(vm: &OwnedFd) -> Result<u32, Refusal> {
+    lev_mesh::host::tsc_khz(vm.as_raw_fd()).map_err(|error| {
+        let message =
+            format!("rate of the time-stamp counter (Linux 5.18 or newer tells): {error}");
+        Refusal::because(libc::EOPNOTSUPP, message)
+    })
 }
 
 fn open_pool(configure: &Configure) -> Result<Option<PoolMapping>, Refusal> {

@@ -80,6 +80,8 @@ pub unsafe fn call(
         // The page that these would share with the guest belongs to KVM's own local APIC; the clock is hidden.
         ioctl::TPR_ACCESS_REPORTING | ioctl::SET_VAPIC_ADDR | ioctl::KVMCLOCK_CTRL => Ok(0),
         ioctl::SET_SIGNAL_MASK => Ok(0),
+        // The rate is the head's on every node; the capability is hidden.
+        ioctl::SET_TSC_KHZ => Err(CallError::Errno(libc::EINVAL)),
         // SAFETY: the caller's contract is passed on.
         _ => unsafe { call_kernel(vcpu, fabric, request, argument) },
     }

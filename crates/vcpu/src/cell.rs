@@ -71,8 +71,10 @@ pub struct Vcpu {
     pub(crate) ready: AtomicBool,
     /// Number of the caller's run that shall end (see `run_loop::Caller::Remote`).
     pub(crate) cancelled_run: AtomicU64,
-    /// Clock setting that this vCPU has, see `Fabric::clock`.
-    pub(crate) clock_epoch: AtomicU64,
+    /// Number of the clock setting that this vCPU has, see `Fabric::clock`.
+    pub(crate) clock: AtomicU64,
+    /// The same while it is in the guest, else 0.
+    in_guest_with: AtomicU64,
     /// CPUID.1:EAX, for the register state after INIT.
     pub cpu_signature: AtomicU32,
 }
@@ -103,7 +105,8 @@ impl Vcpu {
             thread: AtomicI32::new(0),
             ready: AtomicBool::new(false),
             cancelled_run: AtomicU64::new(0),
-            clock_epoch: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
+            in_guest_with: AtomicU64::new(0),
             cpu_signature: AtomicU32::new(0x600),
         }
     }
@@ -195,7 +198,7 @@ impl Vcpu {
 
     /// The next entry sets the TSC offset anew (QEMU wrote the counter).
     pub fn clock_changed(&self) {
-        self.clock_epoch.store(0, Ordering::SeqCst);
+        self.clock.store(0, Ordering::SeqCst);
     }
 
     /// Makes the vCPU's thread look at what was posted: ends `KVM_RUN` or its wait, or keeps it from entering.
@@ -228,6 +231,33 @@ impl Vcpu {
             return false;
         }
         true
+    }
+
+    /// As [`Self::enter`] for the guest, which runs with clock setting `clock`; false also if `in_force` has become another
+    /// one: either we see it here, or whoever waits for us to leave sees us.
+    pub(crate) fn enter_guest(&self, clock: u64, in_force: impl Fn() -> u64) -> bool {
+        self.in_guest_with.store(clock, Ordering::SeqCst);
+        if !self.enter() {
+            self.in_guest_with.store(0, Ordering::SeqCst);
+            return false;
+        }
+        if in_force() != clock {
+            self.leave_guest();
+            return false;
+        }
+        true
+    }
+
+    /// See [`Self::leave`].
+    pub(crate) fn leave_guest(&self) {
+        self.in_guest_with.store(0, Ordering::SeqCst);
+        self.leave();
+    }
+
+    /// Number of the clock setting with which it runs guest code now; 0: it does not.
+    #[must_use]
+    pub fn in_guest_with(&self) -> u64 {
+        self.in_guest_with.load(Ordering::SeqCst)
     }
 
     /// The thread is back; eats the kick that was sent meanwhile.
@@ -267,6 +297,18 @@ mod tests {
         assert!(!vcpu.enter());
         assert_eq!(vcpu.take_events(), event::INIT);
         assert_eq!(vcpu.take_events(), 0);
+    }
+
+    #[test]
+    fn nobody_enters_the_guest_with_an_old_clock() {
+        let mut memory = vec![0u64; 512];
+        let vcpu = vcpu(1, &mut memory);
+        vcpu.clear_poke();
+        assert!(vcpu.enter_guest(3, || 3));
+        assert_eq!(vcpu.in_guest_with(), 3);
+        vcpu.leave_guest();
+        assert!(!vcpu.enter_guest(3, || 4));
+        assert_eq!(vcpu.in_guest_with(), 0);
     }
 
     #[test]

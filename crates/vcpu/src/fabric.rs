@@ -4,9 +4,9 @@
 //! itself and sends one one-way message to each target.
 
 use crate::cell::Vcpu;
+use crate::guest_clock::GuestClock;
 use lev_apic::{ApicView, Interrupt, LocalApic, Router};
 use lev_wire::NodeId;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// The way to the other nodes' fabrics.
@@ -54,8 +54,8 @@ pub struct Fabric {
     router: RwLock<Router>,
     doorbells: RwLock<Vec<Doorbell>>,
     link: OnceLock<Box<dyn InterruptLink>>,
-    tsc_offset: AtomicU64,
-    clock_epoch: AtomicU64,
+    /// The guest's time-stamp counter.
+    pub clock: GuestClock,
 }
 
 impl Fabric {
@@ -74,8 +74,7 @@ impl Fabric {
             router: RwLock::new(router),
             doorbells: RwLock::new(Vec::new()),
             link: OnceLock::new(),
-            tsc_offset: AtomicU64::new(0),
-            clock_epoch: AtomicU64::new(0),
+            clock: GuestClock::default(),
         }
     }
 
@@ -183,20 +182,15 @@ impl Fabric {
         }
     }
 
-    /// Sets the distance between this host's TSC and the guest's; every vCPU takes it over at its next entry.
-    pub fn set_clock(&self, tsc_offset: u64) {
-        self.tsc_offset.store(tsc_offset, Ordering::SeqCst);
-        self.clock_epoch.fetch_add(1, Ordering::SeqCst);
-        for vcpu in self.all_local() {
+    /// Sets the distance between this host's TSC and the guest's; every vCPU takes it over at its next entry, and those that
+    /// are inside the guest leave it now. False: the guest's time would go back.
+    #[must_use]
+    pub fn set_clock(&self, tsc_offset: u64) -> bool {
+        let taken = self.clock.set(tsc_offset);
+        for vcpu in self.all_local().filter(|vcpu| vcpu.in_guest_with() > 0) {
             vcpu.kick();
         }
-    }
-
-    /// The clock setting: its number (0: not set yet) and the offset.
-    #[must_use]
-    pub fn clock(&self) -> (u64, u64) {
-        let epoch = self.clock_epoch.load(Ordering::SeqCst);
-        (epoch, self.tsc_offset.load(Ordering::SeqCst))
+        taken
     }
 }
 

@@ -11,6 +11,7 @@ pub mod call;
 pub mod cell;
 pub mod clock;
 pub mod fabric;
+pub mod guest_clock;
 pub mod kick;
 pub mod reset;
 pub mod run_loop;

@@ -99,7 +99,7 @@ impl Runner {
             if let Err(error) = inject(vcpu, window_for_caller) {
                 break Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO));
             }
-            match self.enter(vcpu) {
+            match self.enter(vcpu, fabric) {
                 Entry::NotNow => continue,
                 Entry::Failed(libc::EINTR | libc::EAGAIN) => {
                     bump(&vcpu.stats.interrupted);
@@ -121,10 +121,8 @@ impl Runner {
 
     /// What others posted, the clock, the timer: everything that must be settled before the guest goes on.
     fn prepare(&mut self, vcpu: &Vcpu, fabric: &Fabric) -> io::Result<()> {
-        let (epoch, offset) = fabric.clock();
-        if epoch != vcpu.clock_epoch.load(Ordering::SeqCst) {
-            set_tsc_offset(vcpu.fd, offset)?;
-            vcpu.clock_epoch.store(epoch, Ordering::SeqCst);
+        if fabric.clock.number() != vcpu.clock.load(Ordering::SeqCst) {
+            take_clock(vcpu, fabric)?;
         }
         let events = vcpu.take_events();
         if events != 0 {
@@ -157,20 +155,21 @@ impl Runner {
         add(&vcpu.stats.halted_ns, monotonic_ns() - start);
     }
 
-    fn enter(&mut self, vcpu: &Vcpu) -> Entry {
+    fn enter(&mut self, vcpu: &Vcpu, fabric: &Fabric) -> Entry {
         let (deadline, cr8) = {
             let apic = vcpu.apic();
             (apic.timer_deadline(), apic.cr8())
         };
         self.timer.set(deadline);
         vcpu.page.set_cr8(u64::from(cr8));
-        if !vcpu.enter() {
+        let clock = vcpu.clock.load(Ordering::SeqCst);
+        if !vcpu.enter_guest(clock, || fabric.clock.number()) {
             return Entry::NotNow;
         }
         let start = monotonic_ns();
         // SAFETY: KVM_RUN takes no argument; `fd` is this vCPU's and this is its thread.
         let result = unsafe { os::ioctl(vcpu.fd, ioctl::RUN, 0) };
-        vcpu.leave();
+        vcpu.leave_guest();
         add(&vcpu.stats.run_ns, monotonic_ns() - start);
         vcpu.ready.store(
             vcpu.page.ready_for_interrupt() && vcpu.page.interrupt_flag(),
@@ -207,6 +206,20 @@ fn taken_back(vcpu: &Vcpu, caller: Caller) -> bool {
         Caller::Qemu => vcpu.page.immediate_exit(),
         Caller::Remote(run) => vcpu.cancelled_run.load(Ordering::SeqCst) >= run,
     }
+}
+
+/// Takes over the clock setting in force.
+fn take_clock(vcpu: &Vcpu, fabric: &Fabric) -> io::Result<()> {
+    let (number, offset) = fabric.clock.setting();
+    set_tsc_offset(vcpu.fd, offset)?;
+    vcpu.clock.store(number, Ordering::SeqCst);
+    if !fabric
+        .clock
+        .wait_for_others(number, || Box::new(fabric.all_local()))
+    {
+        bump(&vcpu.stats.clock_overlaps);
+    }
+    Ok(())
 }
 
 /// INIT, start-up, NMI, SMI.

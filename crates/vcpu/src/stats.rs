@@ -32,6 +32,8 @@ pub struct Stats {
     pub kicks: AtomicU64,
     /// Guest doorbell writes answered without QEMU.
     pub doorbells: AtomicU64,
+    /// Clock steps taken while another vCPU of the node was still in the guest with the old setting.
+    pub clock_overlaps: AtomicU64,
     /// Nanoseconds inside `KVM_RUN`.
     pub run_ns: AtomicU64,
     /// Nanoseconds asleep because the guest halted (or has not started).
@@ -53,6 +55,7 @@ impl Default for Stats {
             timer: AtomicU64::new(0),
             kicks: AtomicU64::new(0),
             doorbells: AtomicU64::new(0),
+            clock_overlaps: AtomicU64::new(0),
             run_ns: AtomicU64::new(0),
             halted_ns: AtomicU64::new(0),
         }
@@ -101,6 +104,7 @@ impl Stats {
             ("timer", &self.timer),
             ("kicks", &self.kicks),
             ("doorbells", &self.doorbells),
+            ("clock_overlaps", &self.clock_overlaps),
             ("run_ns", &self.run_ns),
             ("halted_ns", &self.halted_ns),
         ]

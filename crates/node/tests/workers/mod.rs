@@ -7,6 +7,7 @@ use lev_transport::{connect, Channel, Credentials, Encrypt, Purpose};
 use lev_wire::cluster::{Cluster, EngineOptions, Node};
 use lev_wire::NodeId;
 use std::io::{BufRead, BufReader};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver};
@@ -55,12 +56,14 @@ impl Workers {
             events,
             _channels: Vec::new(),
         };
+        let tsc_khz = tsc_khz()?;
         for client in &workers.clients {
             let cluster = describe([addresses[0].clone(), seen_by_1(&addresses[1])]);
             let configure = Configure {
                 cluster,
                 node: client.node,
                 pool_path: None,
+                tsc_khz,
             };
             let bytes = serde_json::to_vec(&configure).unwrap();
             if let Err(error) = client.ask(control::CONFIGURE, 0, &[&bytes]) {
@@ -147,6 +150,21 @@ impl Drop for Workers {
             let _ = process.wait();
         }
     }
+}
+
+/// The rate of this host's counter, as a head tells it; `None` without KVM.
+fn tsc_khz() -> Option<u32> {
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    // SAFETY: CREATE_VM takes a number and gives a new descriptor.
+    let vm = device.and_then(|device| unsafe {
+        let fd = lev_kvmabi::os::ioctl(device.as_raw_fd(), lev_kvmabi::ioctl::CREATE_VM, 0)?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    });
+    let khz = vm.and_then(|vm| lev_mesh::host::tsc_khz(vm.as_raw_fd()));
+    khz.map_err(|error| println!("skipped: {error}")).ok()
 }
 
 fn describe(addresses: [String; 2]) -> Cluster {
