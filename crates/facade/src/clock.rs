@@ -28,19 +28,19 @@ struct Clock {
 }
 
 impl Clock {
-    /// Sets the worker's clock; a worker that refuses ends the machine.
-    fn tell(&self, vm: &Vm) {
+    fn tell(&self) -> Result<(), MeshError> {
         let bytes = self.offset.to_le_bytes();
-        if let Err(error) = self.worker.ask(control::SET_CLOCK, 0, &[&bytes]) {
-            vm.fail("clock", &error);
-        }
+        self.worker
+            .ask(control::SET_CLOCK, 0, &[&bytes])
+            .map(|_| ())
     }
 
-    fn step(&mut self, vm: &Vm, ticks: u64) {
-        if ticks > 0 {
-            self.offset = self.offset.wrapping_add(ticks);
-            self.tell(vm);
+    fn step(&mut self, ticks: u64) -> Result<(), MeshError> {
+        if ticks == 0 {
+            return Ok(());
         }
+        self.offset = self.offset.wrapping_add(ticks);
+        self.tell()
     }
 }
 
@@ -64,7 +64,9 @@ pub fn set(vm: &'static Vm) {
             worker: Arc::clone(worker),
             offset: offset.wrapping_add(distance as u64),
         };
-        clock.tell(vm);
+        if let Err(error) = clock.tell() {
+            vm.fail("clock", &error);
+        }
         fail::event(&serde_json::json!({
             "event": "clock", "node": worker.node.0, "distance": distance,
             "trip": measured.trip(),
@@ -82,7 +84,11 @@ pub fn set(vm: &'static Vm) {
     }
     let khz = host::tsc_khz(vm.fd).unwrap_or(0);
     let drift = Drift::new(&set_by, khz);
-    let body = move || follow(vm, drift, offset, near, far);
+    let body = move || match follow(vm, drift, offset, near, far) {
+        Err(error @ MeshError::Refused { .. }) if !watch::ending() => vm.fail("clock", &error),
+        // The end of a channel is its reader's to report.
+        _ => {}
+    };
     if let Err(message) = spawn_first("lev-clock", body) {
         fail::die(fail::NOT_STARTED, &message, None);
     }
@@ -95,19 +101,16 @@ fn follow(
     mut offset: u64,
     mut near: Vec<Clock>,
     mut far: Vec<Clock>,
-) {
+) -> Result<(), MeshError> {
     let mut told = false;
     loop {
         std::thread::sleep(drift.pause());
         if watch::ending() {
-            return;
+            return Ok(());
         }
         for (index, clock) in far.iter().enumerate() {
-            match burst(&clock.worker, |exchange| drift.heard(index, exchange)) {
-                Ok(true) => {}
-                Ok(false) => drift.missed(index),
-                // The end of the channel is its reader's to report.
-                Err(_) => return,
+            if !burst(&clock.worker, |exchange| drift.heard(index, exchange))? {
+                drift.missed(index);
             }
         }
         let apart = drift.visible().then(|| drift.skew()).flatten();
@@ -116,11 +119,11 @@ fn follow(
             offset = offset.wrapping_add(steps.head);
             let _ = vm.fabric.set_clock(offset);
             for clock in &mut near {
-                clock.step(vm, steps.head);
+                clock.step(steps.head)?;
             }
         }
         for (clock, ticks) in far.iter_mut().zip(steps.workers) {
-            clock.step(vm, ticks);
+            clock.step(ticks)?;
         }
         if let Some((index, ticks)) = apart.filter(|_| !told) {
             told = true;

@@ -5,6 +5,7 @@
 
 use crate::entry::kernel;
 use crate::fail;
+use crate::set_up::anonymous_file;
 use crate::vm::{Shared, Vm};
 use lev_dsm::{Backing, SegmentSpec};
 use lev_kvmabi::bindings as k;
@@ -15,6 +16,7 @@ use lev_wire::cluster::HomeRange;
 use lev_wire::{NodeId, PAGE_SIZE};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -214,6 +216,7 @@ fn homes_of(description: &[HomeRange], gpa: u64, pages: u64) -> Vec<(u64, NodeId
 /// What is mapped at a range of this process.
 fn backing_of(address: u64, len: u64) -> Result<Backing, String> {
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|error| error.to_string())?;
+    let ordinary = ordinary_device().map_err(|error| error.to_string())?;
     let mut kind = None;
     let mut at = address;
     for line in maps.lines() {
@@ -226,7 +229,7 @@ fn backing_of(address: u64, len: u64) -> Result<Backing, String> {
         if mapping.start > at {
             break;
         }
-        let this = mapping.backing()?;
+        let this = mapping.backing(&ordinary)?;
         if *kind.get_or_insert(this) != this {
             return Err("a mixture of private and shared memory".to_owned());
         }
@@ -238,10 +241,22 @@ fn backing_of(address: u64, len: u64) -> Result<Backing, String> {
     Err(format!("nothing is mapped at {at:#x}"))
 }
 
+/// The device of files in ordinary pages, as /proc/PID/maps writes it; files in huge pages have another one.
+fn ordinary_device() -> std::io::Result<String> {
+    let file = std::fs::File::from(anonymous_file(PAGE)?);
+    let device = file.metadata()?.dev();
+    Ok(format!(
+        "{:02x}:{:02x}",
+        libc::major(device),
+        libc::minor(device)
+    ))
+}
+
 struct Mapping<'a> {
     start: u64,
     end: u64,
     shared: bool,
+    device: &'a str,
     path: &'a str,
 }
 
@@ -251,16 +266,22 @@ impl<'a> Mapping<'a> {
         let mut fields = line.splitn(6, ' ');
         let (start, end) = fields.next()?.split_once('-')?;
         let permissions = fields.next()?;
-        let path = fields.nth(3).unwrap_or("").trim();
+        let device = fields.nth(1)?;
+        let path = fields.nth(1).unwrap_or("").trim();
         Some(Self {
             start: u64::from_str_radix(start, 16).ok()?,
             end: u64::from_str_radix(end, 16).ok()?,
             shared: permissions.ends_with('s'),
+            device,
             path,
         })
     }
 
-    fn backing(&self) -> Result<Backing, String> {
+    /// `ordinary`: see [`ordinary_device`].
+    fn backing(&self, ordinary: &str) -> Result<Backing, String> {
+        if self.path.starts_with("/memfd:") && self.device != ordinary {
+            return Err(format!("it is in huge pages, of {}", self.path));
+        }
         let nameless = self.path.is_empty() || self.path.starts_with('[');
         let tmpfs = ["/memfd:", "/dev/shm/", "/dev/zero"]
             .iter()
@@ -276,6 +297,7 @@ impl<'a> Mapping<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn gaps_between_known_ranges() {
@@ -322,11 +344,38 @@ mod tests {
     #[test]
     fn device_memory_is_told_apart() {
         let line = "7f0000000000-7f0000001000 rw-s 00000000 00:05 12 /dev/dri/card0";
-        assert!(Mapping::parse(line).unwrap().backing().is_err());
+        let backing = |line: &str| Mapping::parse(line).unwrap().backing("00:01");
+        assert!(backing(line).unwrap_err().ends_with("/dev/dri/card0"));
         let line = "7f0000000000-7f0000001000 rw-s 00000000 00:01 12 /memfd:memory-backend-memfd (deleted)";
-        assert_eq!(Mapping::parse(line).unwrap().backing(), Ok(Backing::Shmem));
+        assert_eq!(backing(line), Ok(Backing::Shmem));
+        let private = line.replace("rw-s", "rw-p");
+        assert!(backing(&private).unwrap_err().contains("/memfd:memory"));
+        let huge = line.replace("00:01", "00:10");
+        assert!(backing(&huge)
+            .unwrap_err()
+            .contains("huge pages, of /memfd:memory"));
         let memory = vec![0u8; 3 << 20];
         let page = (memory.as_ptr() as u64).div_ceil(PAGE) * PAGE;
         assert_eq!(backing_of(page, 1 << 20), Ok(Backing::Anonymous));
+    }
+
+    #[test]
+    fn a_real_memfd_is_recognized() {
+        let file = anonymous_file(PAGE).unwrap();
+        // SAFETY: a fresh shared mapping of a file of one page, unmapped below.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE_SIZE,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(memory, libc::MAP_FAILED);
+        assert_eq!(backing_of(memory as u64, PAGE), Ok(Backing::Shmem));
+        // SAFETY: the mapping made above.
+        unsafe { libc::munmap(memory, PAGE_SIZE) };
     }
 }

@@ -12,7 +12,6 @@ use lev_transport::{Channel, Receiver, Sender};
 use lev_vcpu::kick;
 use lev_wire::NodeId;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// The vCPU as QEMU sees it.
 pub struct RemoteVcpu {
@@ -162,7 +161,7 @@ impl RemoteVcpu {
             }
             match line
                 .receiver
-                .recv_interruptible(Some(blocked.before()), Some(Duration::from_secs(1)))
+                .recv_interruptible(Some(blocked.before()), None)
             {
                 Ok(None) => {}
                 Ok(Some((header, payload))) => {

@@ -1,4 +1,5 @@
 //! Two workers as a head starts them: described, joined, without any vCPU.
+#![allow(dead_code)] // Each test binary uses its part.
 
 use lev_mesh::control::ControlClient;
 use lev_mesh::message::{control, Configure, Event};
@@ -95,6 +96,25 @@ impl Workers {
     /// Stops a worker as a debugger does.
     pub fn stop(&self, node: u16) {
         self.signal(node, libc::SIGSTOP);
+    }
+
+    /// How often the worker's threads went to sleep by themselves so far.
+    pub fn wake_ups(&self, node: u16) -> u64 {
+        let pid = self.processes[usize::from(node) - 1].id();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let count = |task: std::io::Result<std::fs::DirEntry>| -> u64 {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |line: &str| {
+                Some(
+                    line.strip_prefix("voluntary_ctxt_switches:")?
+                        .trim()
+                        .parse()
+                        .unwrap(),
+                )
+            };
+            status.lines().find_map(field).unwrap()
+        };
+        tasks.map(count).sum()
     }
 
     /// Beats like a head for so long; everybody lives.
