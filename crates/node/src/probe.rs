@@ -4,7 +4,7 @@ use crate::probe_guest as guest;
 use lev_kvmabi::bindings as k;
 use lev_kvmabi::run_page::RunPage;
 use lev_kvmabi::{ioctl, os};
-use lev_vcpu::clock::monotonic_ns;
+use lev_vcpu::clock::{host_tsc, monotonic_ns};
 use lev_vcpu::kick;
 use serde_json::json;
 use std::fs::OpenOptions;
@@ -14,6 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const LIMIT_NS: u64 = 3_000_000_000;
 /// More exits than the guest can make in any order.
 const MOST_EXITS: usize = 64;
+/// Ticks that the guest's counter is set ahead: years.
+const TSC_OFFSET: u64 = 1 << 60;
 const NO_HARDWARE: &str = "the CPU offers no hardware virtualization (neither vmx nor svm)";
 
 /// The whole report as one line of JSON. `kvm` and `userfaultfd` are null when they work, else the reason.
@@ -35,7 +37,8 @@ pub fn report() -> String {
 
 /// Whether KVM runs ordinary guests here; the rate of the time-stamp counter in kHz.
 fn probe_kvm() -> Result<u32, String> {
-    // A paravirtual KVM can run all of the probe's guest and still no ordinary kernel; a real one needs one of two flags.
+    // A paravirtual KVM runs all instructions of the probe's guest and still no ordinary kernel; a real one needs one of two
+    // flags.
     match (run_a_guest(), has_hardware()) {
         (Ok(khz), true) => Ok(khz),
         (Ok(_), false) => Err(format!(
@@ -92,6 +95,8 @@ fn run_a_guest() -> Result<u32, String> {
     let page = map_run_page(device.as_raw_fd(), &vcpu).map_err(failed("map kvm_run"))?;
     let vendor = give_cpuid(&vcpu).map_err(failed("set CPUID"))?;
     start_in_real_mode(&vcpu).map_err(failed("set registers"))?;
+    lev_vcpu::clock::set_tsc_offset(vcpu.as_raw_fd(), TSC_OFFSET)
+        .map_err(|error| format!("KVM cannot set a vCPU's TSC offset (Linux 5.16): {error}"))?;
     run_to_the_end(&vcpu, &page)?;
     let word = |at: usize| {
         // SAFETY: inside the mapping made by `guest_memory`; the guest has stopped.
@@ -111,18 +116,25 @@ fn run_a_guest() -> Result<u32, String> {
             word(guest::result::EXCEPTIONS),
         ));
     }
-    check_kernel(&vm, &vcpu)
+    let clock =
+        u64::from(word(guest::result::CLOCK)) | u64::from(word(guest::result::CLOCK + 4)) << 32;
+    let lag = host_tsc().wrapping_add(TSC_OFFSET).wrapping_sub(clock);
+    if lag > TSC_OFFSET / 2 {
+        return Err(
+            "KVM does not offset the guest's time-stamp counter: nodes could not show one clock"
+                .to_owned(),
+        );
+    }
+    check_kernel(&vm)
 }
 
 /// What nodes need of KVM beyond running a guest.
-fn check_kernel(vm: &OwnedFd, vcpu: &OwnedFd) -> Result<u32, String> {
+fn check_kernel(vm: &OwnedFd) -> Result<u32, String> {
     if !lev_vcpu::x2apic::enable(vm.as_raw_fd()) {
         return Err(
             "KVM cannot report invalid MSR accesses: Linux 5.10 or newer is needed".to_owned(),
         );
     }
-    lev_vcpu::clock::set_tsc_offset(vcpu.as_raw_fd(), 0)
-        .map_err(|error| format!("KVM cannot set a vCPU's TSC offset (Linux 5.16): {error}"))?;
     lev_mesh::host::tsc_khz(vm.as_raw_fd())
         .map_err(|error| format!("KVM cannot tell the TSC's rate (Linux 5.18): {error}"))
 }

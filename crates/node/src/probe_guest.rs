@@ -25,7 +25,7 @@ pub const STEPS: [&str; 7] = [
     "real mode",
     "protected mode",
     "64-bit mode with paging",
-    "CPUID",
+    "CPUID and time-stamp counter",
     "access to a device register",
     "exceptions",
 ];
@@ -34,6 +34,8 @@ pub const STEPS: [&str; 7] = [
 pub mod result {
     /// Vendor from CPUID leaf 0: EBX, EDX, ECX.
     pub const VENDOR: usize = 0x6000;
+    /// The time-stamp counter, two words.
+    pub const CLOCK: usize = 0x6020;
     /// What the device register read as.
     pub const READ: usize = 0x6010;
     /// Exceptions taken: one for an undefined instruction, 0x100 for a page fault at an unmapped address.
@@ -88,6 +90,9 @@ global_asm!(
         movl %ebx, {vendor}
         movl %edx, {vendor} + 4
         movl %ecx, {vendor} + 8
+        rdtsc
+        movl %eax, {clock}
+        movl %edx, {clock} + 4
         movb $5, %al
         outb %al, ${port}
         movl ${register}, %edi
@@ -142,6 +147,7 @@ global_asm!(
     port = const PORT,
     tables = const TABLES,
     vendor = const result::VENDOR,
+    clock = const result::CLOCK,
     read = const result::READ,
     exceptions = const result::EXCEPTIONS,
     register = const REGISTER,
