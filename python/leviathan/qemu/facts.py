@@ -1,7 +1,7 @@
 """What the QEMU at hand can do, asked from itself: machines, properties of devices, commands of its monitor.
 
-One QEMU without a machine is started and answers over QMP; nothing is guessed from the version alone. The one exception
-is named: how CXL windows are mapped cannot be asked.
+One QEMU without a machine is started and answers over QMP; nothing is guessed from the version alone. Exceptions are
+named: how CXL windows are mapped and how many decoders there are cannot be asked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ __all__ = ["QemuFacts", "facts_for", "probe_facts"]
 PROBE_SECONDS = 60
 DEVICES = ("cxl-type3", "pxb-cxl", "cxl-rp", "cxl-upstream", "cxl-downstream", "virtio-scsi-pci", "nvme", "VGA")
 MACHINES = {"x86_64": ("q35", "pc"), "aarch64": ("virt",)}
+FOUR_DECODERS = (8, 2)
+"""From this version on, bridges, switches and devices have four decoders (measured: 7.2 has one, 10.0 four)."""
 RAM_WINDOWS = (11, 1)
 """From this version on, windows that are not interleaved are mapped as RAM (measured: 11.1 does, 10.2 does not)."""
 
@@ -65,6 +67,11 @@ class QemuFacts:
     def windows_as_ram(self) -> bool:
         """Whether windows without interleaving are RAM to the guest; else every access is emulated."""
         return self.binary.version[:2] >= RAM_WINDOWS
+
+    @property
+    def decoders(self) -> int:
+        """Decoders of a host bridge, hence regions behind it."""
+        return 4 if self.binary.version[:2] >= FOUR_DECODERS else 1
 
     def accel(self, machine: Machine) -> Literal["kvm", "tcg"]:
         """The accelerator for a machine: what it wants, else KVM where it runs guests."""

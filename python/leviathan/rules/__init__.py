@@ -14,9 +14,11 @@ from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.qemu.facts import QemuFacts
 from leviathan.rules import (
+    arguments,
     backings,
     boot,
     buses,
+    decoders,
     devices,
     emulator,
     giant,
@@ -46,7 +48,9 @@ RULES: tuple[Rule, ...] = tuple(
         serials,
         backings,
         windows,
+        decoders,
         devices,
+        arguments,
         boot,
         emulator,
         kernel,

@@ -9,7 +9,19 @@ from leviathan.rules.finding import Finding, error
 from leviathan.rules.names import ROOT_BUSES
 from leviathan.rules.subject import Subject
 
-__all__ = ["device_address", "empty_parents", "memory_ports", "one_to_a_port", "port_numbers", "slots", "switch_ports"]
+__all__ = [
+    "device_address",
+    "empty_parents",
+    "memory_ports",
+    "one_to_a_port",
+    "port_counts",
+    "port_numbers",
+    "slots",
+    "switch_ports",
+]
+
+PORTS = 32
+"""Slots of a PCI bus."""
 
 
 def _known(names: Iterable[str]) -> str:
@@ -100,6 +112,22 @@ def empty_parents(subject: Subject) -> Iterator[Finding]:
     for number, switch in enumerate(subject.cxl.switches):
         if not switch.ports:
             yield error("empty", f"cxl.switches.{number}.ports", "a switch without ports holds nothing", "give it 2")
+
+
+def port_counts(subject: Subject) -> Iterator[Finding]:
+    """QEMU: ``PCI: no slot/function available for cxl-rp, all in use or reserved``."""
+    parents = [
+        (f"cxl.host_bridges.{number}.root_ports", len(bridge.root_ports or []), "host bridge")
+        for number, bridge in enumerate(subject.bridges)
+    ]
+    parents += [
+        (f"cxl.switches.{number}.ports", len(switch.ports), "switch")
+        for number, switch in enumerate(subject.cxl.switches)
+    ]
+    for field, count, kind in parents:
+        if count > PORTS:
+            problem = f"{count} ports: a bus has {PORTS} slots"
+            yield error("port-counts", field, problem, f"use up to {PORTS}, and another {kind} for the rest")
 
 
 def port_numbers(subject: Subject) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leviathan.model.cxl import HostBridge
 from leviathan.model.sizes import GIB, KIB, MIB, format_size
 from leviathan.rules.finding import Finding, error, warning
 from leviathan.rules.subject import Subject
@@ -15,7 +14,6 @@ __all__ = [
     "capacity",
     "granularity",
     "no_window",
-    "one_region",
     "targets",
     "ways",
     "window_sizes",
@@ -144,32 +142,6 @@ def balance(subject: Subject) -> Iterator[Finding]:
             problem = f"a region takes as many devices of one size from each target, and they differ ({shown})"
             remedy = "put the same devices behind each target"
             yield warning("balance", f"cxl.windows.{number}.targets", problem, remedy)
-
-
-def _decoders(subject: Subject, bridge: HostBridge) -> bool:
-    """Whether a host bridge has decoders of its own: with one root port only if it is told to."""
-    if len(bridge.root_ports or []) != 1:
-        return True
-    can = subject.qemu is None or subject.qemu.has("pxb-cxl", "hdm_for_passthrough")
-    return can and bridge.hdm_for_passthrough is not False
-
-
-def one_region(subject: Subject) -> Iterator[Finding]:
-    """A host bridge with one root port and no decoders passes everything through: one region, no second."""
-    for number, bridge in enumerate(subject.bridges):
-        if _decoders(subject, bridge):
-            continue
-        behind = [device for device in subject.cxl.memory if subject.bridge_of(device) is bridge]
-        if subject.qemu is not None and not subject.qemu.has("pxb-cxl", "hdm_for_passthrough"):
-            if behind:
-                version = subject.qemu.binary.version_text
-                problem = f"with a single root port QEMU {version} loses what the guest writes, in silence"
-                remedy = "give it 2 root ports (one may stay empty), or leave root_ports out"
-                yield error("one-region", f"cxl.host_bridges.{number}.root_ports", problem, remedy)
-        elif len(behind) > 1 or any(device.persistent and device.volatile for device in behind):
-            problem = "with a single root port and no decoders only one region can live behind it; a second one fails"
-            remedy = "leave hdm_for_passthrough out"
-            yield warning("one-region", f"cxl.host_bridges.{number}.hdm_for_passthrough", problem, remedy)
 
 
 def address_space(subject: Subject) -> Iterator[Finding]:
