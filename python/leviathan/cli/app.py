@@ -12,6 +12,7 @@ from leviathan import __version__
 from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
 from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
+from leviathan.cli.cxl import app as cxl_app
 from leviathan.cli.images import app as images_app
 from leviathan.cli.options import (
     AddDir,
@@ -50,6 +51,7 @@ app = typer.Typer(
 bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
+app.add_typer(cxl_app)
 app.add_typer(images_app)
 app.command()(schema)
 app.command("import", context_settings=QEMU_WORDS)(import_command)

@@ -103,8 +103,10 @@ def _port(graph: Graph, topology: Topology, port: Port, level: int) -> str:
         title = slot.id or f"{'root port' if port.kind == 'bridge' else 'port'} {slot.number}"
         child = slot.child
         slot_live = child is not None and _live(topology, child)
-        lines = [slot.name] if child is not None else [slot.name, "empty"]
-        slot_key = graph.box(f"slot:{slot.name}", slots, title, lines, "committed" if slot_live else "idle")
+        lines = [slot.name] if child is not None else ["empty"]
+        slot_key = graph.box(
+            f"slot:{port.host}:{slot.number}", slots, title, lines, "committed" if slot_live else "idle"
+        )
         graph.edge(key, slot_key, committed=slot_live)
         if isinstance(child, Memdev):
             graph.edge(slot_key, _memdev(graph, topology, child), committed=slot_live)

@@ -1,4 +1,4 @@
-"""Reading what the guest's tools print: ``cxl list -vv -i``, ``ndctl list``, and the kernel's own files.
+"""Reading what the guest's tools print: ``cxl list``, ``ndctl list``, and the kernel's own files.
 
 The tools print what they find and leave out what they do not: nothing here is taken for granted but the shape of JSON.
 A guest is a border of trust: what is no list, table or number where one is expected is left out.
@@ -62,12 +62,15 @@ def parse_topology(
     mounts: str = "",
     nodes: str = "",
     names: Names | None = None,
+    *,
+    poison: str = "",
 ) -> Topology:
-    """The topology from the outputs of ``cxl list -vv -i``, ``ndctl list -BNRD -i``, ``/proc/mounts`` and ``nodes``.
+    """The topology from the outputs of ``cxl list -BDEMPRTX -i``, ``ndctl list -BNRD -i``, ``/proc/mounts`` and others.
 
-    ``nodes`` holds lines ``NUMBER KIB CPUS``. Raises ``GuestToolError``.
+    ``nodes`` holds lines ``NUMBER KIB CPUS``, ``poison`` the kernel's trace of the poison lists. Raises
+    ``GuestToolError``.
     """
-    reader = _Reader(names or Names(), _namespaces(ndctl, mounts))
+    reader = _Reader(names or Names(), _namespaces(ndctl, mounts), _poison(poison))
     for item in read_json(cxl, "cxl list"):
         reader.take(_table(item))
     return Topology(
@@ -80,8 +83,14 @@ def parse_topology(
 
 
 class _Reader:
-    def __init__(self, names: Names, namespaces: Mapping[str, tuple[Namespace, ...]]) -> None:
+    def __init__(
+        self,
+        names: Names,
+        namespaces: Mapping[str, tuple[Namespace, ...]],
+        poison: Mapping[str, tuple[tuple[int, int, str], ...]],
+    ) -> None:
         self._names = names
+        self._poison = poison
         self._namespaces = namespaces
         self.windows: list[Window] = []
         self.bridges: list[Port] = []
@@ -156,6 +165,11 @@ class _Reader:
             for dport in dports
             if (name := _text(dport, "dport"))
         ]
+        # Newer kernels do not list ports that are empty; QEMU knows of them.
+        numbers = {slot.number for slot in slots}
+        empty = {number: slot for (parent, number), slot in self._names.ports.items() if parent == own}
+        slots += [Slot("", number, None, slot) for number, slot in empty.items() if number not in numbers]
+        slots.sort(key=lambda slot: slot.number)
         self.loose += [child for child in below.values() if isinstance(child, Memdev)]
         return Port(
             name=_text(item, "port"),
@@ -169,16 +183,16 @@ class _Reader:
     def _memdev(self, endpoint: Table) -> Memdev:
         item = _table(endpoint.get("memdev"))
         serial = _number(item, "serial")
-        errors = _tables(item.get("media_errors"))
+        name = _text(item, "memdev")
         return Memdev(
-            name=_text(item, "memdev"),
+            name=name,
             serial=serial,
             pmem=_number(item, "pmem_size"),
             ram=_number(item, "ram_size"),
             host=_text(item, "host"),
             enabled="loose" not in endpoint and item.get("state") != "disabled",
             decoders=tuple(_decoder(decoder) for decoder in _children(endpoint, "decoders")),
-            media_errors=tuple((_number(e, "offset"), _number(e, "length"), _text(e, "source")) for e in errors),
+            media_errors=self._poison.get(name, ()),
             id=self._names.memories.get(serial),
         )
 
@@ -231,6 +245,17 @@ def _namespaces(text: str, mounts: str) -> dict[str, tuple[Namespace, ...]]:
                 )
         found[_text(region, "dev")] = tuple(sorted(namespaces, key=lambda namespace: namespace.name))
     return found
+
+
+_POISON = re.compile(r"cxl_poison: memdev=(\w+) .*?\bdpa=(0x[0-9a-f]+) dpa_length=(0x[0-9a-f]+|\d+) source=(\w+)")
+
+
+def _poison(text: str) -> dict[str, tuple[tuple[int, int, str], ...]]:
+    """Poisoned ranges by device, from the kernel's trace events."""
+    found: dict[str, set[tuple[int, int, str]]] = {}
+    for name, at, length, source in _POISON.findall(text):
+        found.setdefault(name, set()).add((int(at, 16), int(length, 0), source))
+    return {name: tuple(sorted(ranges)) for name, ranges in found.items()}
 
 
 def _nodes(text: str) -> Iterator[Node]:
