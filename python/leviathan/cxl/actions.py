@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 SETTLE_SECONDS = 60.0
+APPEAR_SECONDS = 15.0
 POLL_SECONDS = 0.3
 MODES = ("fsdax", "devdax", "sector", "raw")
 BLOCKS = "/sys/devices/system/memory/auto_online_blocks"
@@ -58,8 +59,7 @@ def create_region(
     if mode is not None and plan.kind != "ram":
         raise UsageError(f"--as {mode} is for volatile memory", hint="persistent memory: lev cxl namespace VM REGION")
     if mode is not None:
-        # The kernel would put it into a NUMA node by itself, and then not let it go.
-        guest.tool(["sh", "-c", f"echo {'offline' if mode == 'devdax' else 'online'} > {BLOCKS}"])
+        _auto_online(guest, mode)
     before = {region.name for region in topology.regions}
     made = read_json(guest.tool(plan.arguments()), "cxl create-region")
     name = next((str(item["region"]) for item in made if isinstance(item, dict) and "region" in item), None)
@@ -118,7 +118,8 @@ def create_namespace(
     dev = next((str(item["dev"]) for item in made if isinstance(item, dict) and "dev" in item), "")
     namespace = _namespace(guest.topology(), dev)
     if file_system:
-        extra = ["-q"] if file_system.startswith("ext") else []
+        # DAX needs blocks of a page's size; small file systems would get smaller ones.
+        extra = ["-q", "-b", "4096"] if file_system.startswith("ext") else []
         guest.tool([f"mkfs.{file_system}", *extra, f"/dev/{namespace.device}"])
     if mount:
         guest.tool(["mkdir", "-p", mount])
@@ -141,11 +142,11 @@ def online(guest: CxlGuest, name: str, *, mode: str = "system-ram", timeout: flo
     """Makes a region of volatile memory memory of a NUMA node, or a ``devdax`` device. Waits until it is."""
     if mode not in ("system-ram", "devdax"):
         raise UsageError(f"--as {mode}: there are system-ram and devdax")
-    region = guest.region(name, guest.topology())
-    dax = _dax(region)
+    dax = _await_dax(guest, name)
     if mode == "devdax" and dax.mode == "system-ram":
         set_offline(guest, name)
     if dax.mode != mode:
+        _auto_online(guest, mode)
         argv = ["daxctl", "reconfigure-device", "-m", mode, "-f", dax.name]
         done = guest.run(shlex.join(argv))
         # The kernel that onlines by itself makes the tool stop, with the work done.
@@ -166,6 +167,11 @@ def set_offline(guest: CxlGuest, name: str) -> Region:
     return guest.region(name, guest.topology())
 
 
+def _auto_online(guest: CxlGuest, mode: str) -> None:
+    """What the kernel does with new memory: nothing, or online without data of its own, so that it can go again."""
+    guest.tool(["sh", "-c", f"echo {'offline' if mode == 'devdax' else 'online_movable'} > {BLOCKS}"])
+
+
 def _settled(guest: CxlGuest, name: str, mode: str, timeout: float) -> Region:
     """Onlining goes on in the background."""
     end = time.monotonic() + timeout
@@ -177,6 +183,16 @@ def _settled(guest: CxlGuest, name: str, mode: str, timeout: float) -> Region:
         if time.monotonic() >= end:
             now = f"{dax.mode}, {dax.online} of {dax.blocks} blocks online" if dax else "without a DAX device"
             raise TimeOver(f"{name} did not become {mode} within {timeout:g} s: it is {now}")
+        time.sleep(POLL_SECONDS)
+
+
+def _await_dax(guest: CxlGuest, name: str) -> Dax:
+    """The region's DAX device, which comes a moment after the region."""
+    end = time.monotonic() + APPEAR_SECONDS
+    while True:
+        region = guest.region(name, guest.topology())
+        if region.kind != "ram" or region.daxes or time.monotonic() >= end:
+            return _dax(region)
         time.sleep(POLL_SECONDS)
 
 

@@ -137,6 +137,10 @@ _REASONS = (
         "the kernel cannot flush CPU caches, because the CPU shows that it is a guest's: hypervisor = false for [cpu]",
     ),
     ("failed to set target", "the bridge's decoders are taken: hdm_for_passthrough = true, or more root ports"),
+    (
+        "Failed to offline",
+        "the kernel keeps data of its own in it; `lev cxl create-region --as system-ram` keeps those out",
+    ),
     ("no available decoders", "all decoders on the way are taken: destroy a region"),
 )
 """What the tools say, and what it means."""

@@ -27,7 +27,7 @@ EVENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "dram": (
         "cxl-inject-dram-event",
-        {"log": "fatal", "flags": 1, "dpa": 0, "descriptor": 1, "type": 1, "transaction-type": 3},
+        {"log": "fatal", "flags": 1, "dpa": 0, "descriptor": 1, "type": 0, "transaction-type": 1, "cvme-count": 1},
     ),
     "memory-module": (
         "cxl-inject-memory-module-event",
@@ -51,7 +51,10 @@ EVENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"errors": [{"type": "cache-address-parity", "header": [0] * 32}]},
     ),
 }
-"""By the name of the kind: the monitor's command, and arguments for those that are not given."""
+"""By the name of the kind: the monitor's command, and arguments for those that are not given.
+
+Not any numbers: Linux warns of a threshold or a scrub event without a count.
+"""
 TRACED = ("general-media", "dram", "memory-module")
 """Kinds that the guest's kernel shows as trace events."""
 

@@ -86,7 +86,10 @@ def _kind(devices: Sequence[Memdev]) -> str:
     if all(device.ram for device in devices):
         return "ram"
     persistent = ", ".join(device.label for device in devices if device.pmem)
-    raise UsageError(f"persistent ({persistent}) and volatile devices do not make one region")
+    raise UsageError(
+        f"persistent ({persistent}) and volatile devices do not make one region",
+        hint="name the devices, or say --type pmem or --type ram",
+    )
 
 
 def _capacity(topology: Topology, devices: Sequence[Memdev], kind: str, size: int | None) -> int:

@@ -25,8 +25,7 @@ def launch(machine: Machine, name: str | None, *, progress: TextIO | None = None
     """Starts a VM that outlives us and waits until its guest is up; its progress is copied to a stream.
 
     Without a name it is called as in its description, with a number if that one runs. Whoever interrupts the wait ends
-    the VM, too. Raises a
-    ``LeviathanError``: ``UsageError`` for a name in use, else what kept the VM from starting.
+    the VM, too. Raises a ``LeviathanError``: ``UsageError`` for a name in use, else what kept the VM from starting.
     """
     store = store or Store()
     entry, lock = store.reserve(
