@@ -47,28 +47,25 @@ struct Stream {
 }
 
 impl Appetite {
-    /// For pages that nobody has touched, `most` at once.
-    pub(crate) fn for_zeroes(most: u64) -> Self {
+    pub(crate) fn new(first: u64, factor: u64, most: u64, near: u64, streams: usize) -> Self {
         Self {
-            first: FIRST_ZEROES.min(most),
-            factor: 2,
+            first,
+            factor,
             most,
-            near: most,
-            streams: ZERO_STREAMS,
+            near,
+            streams,
             nodes: Mutex::default(),
         }
     }
 
+    /// For pages that nobody has touched, `most` at once.
+    pub(crate) fn for_zeroes(most: u64) -> Self {
+        Self::new(FIRST_ZEROES.min(most), 2, most, most, ZERO_STREAMS)
+    }
+
     /// For copies for reading, `most` at once: 1, 4, 16.
     pub(crate) fn for_reads(most: u64) -> Self {
-        Self {
-            first: 1,
-            factor: 4,
-            most: most.min(CHUNK_PAGES as u64),
-            near: READ_NEAR,
-            streams: READ_STREAMS,
-            nodes: Mutex::default(),
-        }
+        Self::new(1, 4, most.min(CHUNK_PAGES as u64), READ_NEAR, READ_STREAMS)
     }
 
     /// How many pages, the asked one included, `node` should get that now asks for `page`.
@@ -100,6 +97,11 @@ fn group(segment: &Segment, offset: u64, window: u64) -> Range<u64> {
 fn same_chunk(pages: &Range<u64>, offset: u64) -> Range<u64> {
     let first = offset - offset % CHUNK_PAGES as u64;
     pages.start.max(first)..pages.end.min(first + CHUNK_PAGES as u64)
+}
+
+/// [`group`], as far as its pages have the same lock as `offset`.
+pub(crate) fn group_in_chunk(segment: &Segment, offset: u64, window: u64) -> Range<u64> {
+    same_chunk(&group(segment, offset, window), offset)
 }
 
 impl Core {
@@ -147,7 +149,7 @@ impl Core {
             return Ok(()); // not here, not sent yet, or in the pool
         }
         let pages = self.reads.window(to, segment.first + offset);
-        let group = same_chunk(&group(segment, offset, pages), offset);
+        let group = group_in_chunk(segment, offset, pages);
         // Those after the asked one first: most programs go upwards, and this thread goes on already.
         for page in (offset + 1..group.end).chain(group.start..offset) {
             let index = page as usize % CHUNK_PAGES;

@@ -31,6 +31,9 @@ pub(crate) struct Core {
     pub(crate) zeroes: Appetite,
     /// Of other nodes, for copies of what this home holds.
     pub(crate) reads: Appetite,
+    /// Of this node's threads, for pages that they are about to fault on.
+    pub(crate) own_reads: Appetite,
+    pub(crate) own_writes: Appetite,
     pub(crate) link: Arc<dyn PageLink>,
     pub(crate) uffds: Vec<Uffd>,
     pub(crate) pool: Option<Pool>,
@@ -199,6 +202,8 @@ impl Core {
             zero_block,
             zeroes: Appetite::for_zeroes(zero_block),
             reads: Appetite::for_reads(u64::from(options.read_ahead)),
+            own_reads: Appetite::for_own_faults(u64::from(options.prefetch)),
+            own_writes: Appetite::for_own_faults(u64::from(options.prefetch)),
             link,
             uffds,
             pool,

@@ -49,6 +49,8 @@ pub struct Counters {
     pub zero_range_pages: u64,
     /// Copies of this home that went along with one that another node asked to read.
     pub read_ahead_sent: u64,
+    /// Pages that this node asked for before a thread faulted on them.
+    pub prefetched: u64,
     /// Copies dropped here because another node writes.
     pub invalidations: u64,
     /// Pages of which this node is the home that moved into the pool.
@@ -90,6 +92,7 @@ impl Counters {
             ("pages_zero_filled", self.pages_zero_filled),
             ("zero_range_pages", self.zero_range_pages),
             ("read_ahead_sent", self.read_ahead_sent),
+            ("prefetched", self.prefetched),
             ("invalidations", self.invalidations),
             ("promotions", self.promotions),
             ("pool_pages", self.pool_pages),

@@ -79,7 +79,9 @@ impl Core {
             index,
             Event::Fault(access),
             scratch,
-        )
+        )?;
+        drop(chunk);
+        self.prefetch(segment, offset, access, scratch)
     }
 
     /// An event about a page that this node may use in this way already: mostly an old one. If the page is missing

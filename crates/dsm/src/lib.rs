@@ -15,6 +15,7 @@ mod frames;
 mod hold;
 mod memory;
 mod pool;
+mod prefetch;
 mod segment;
 mod stats;
 pub mod threads;

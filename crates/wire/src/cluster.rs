@@ -99,6 +99,9 @@ pub struct EngineOptions {
     pub zero_block: u32,
     /// Most pages, the asked one included, that a home sends for one read; 0: never more than the asked one.
     pub read_ahead: u32,
+    /// Most pages, the faulting one included, that a node asks for when its faults run through memory; 0: never more
+    /// than the faulting one.
+    pub prefetch: u32,
 }
 
 impl Default for EngineOptions {
@@ -109,6 +112,7 @@ impl Default for EngineOptions {
             stripes: 1,
             zero_block: 512,
             read_ahead: 16,
+            prefetch: 16,
         }
     }
 }

@@ -119,7 +119,7 @@ class Bench:
         whole: dict[str, Any] = {"first": 0, "pages": self.pages}
         read = floor["local_read"] + floor["local_copy_out"] + floor["tcp_page"]
         write = floor["local_write"] + floor["local_take"] + floor["tcp_page"]
-        with Team(2, [(self.pages + 2, 0)], {"read_ahead": 0}) as team:
+        with Team(2, [(self.pages + 2, 0)], {"read_ahead": 0, "prefetch": 0}) as team:
             home, other = team[0], team[1]
             home.ask("touch", **whole, access="write")
             ns = other.ask("touch", **whole, access="read")["ns"]
@@ -185,7 +185,7 @@ class Bench:
     def sharers(self, floor: Floor) -> None:
         """Upgrades of a page that so many other nodes can read."""
         pages = max(self.pages // 8, 50)
-        with Team(max(SHARERS) + 1, [(pages * len(SHARERS), 0)], {"read_ahead": 0}) as team:
+        with Team(max(SHARERS) + 1, [(pages * len(SHARERS), 0)], {"read_ahead": 0, "prefetch": 0}) as team:
             for step, sharers in enumerate(SHARERS):
                 part: dict[str, Any] = {"first": step * pages, "pages": pages}
                 team[0].ask("touch", **part, access="write")
@@ -212,7 +212,7 @@ class Bench:
         """Faults a second of several threads of one node, with one userfaultfd context and with several."""
         pages = THREAD_PAGES if self.pages > THREAD_PAGES // 8 else THREAD_PAGES // 8
         for stripes in STRIPES:
-            with Team(2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "stripes": stripes}) as team:
+            with Team(2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "prefetch": 0, "stripes": stripes}) as team:
                 team[0].ask("touch", first=0, pages=pages * len(THREADS), access="write")
                 for step, threads in enumerate(THREADS):
                     touch = {"first": step * pages, "pages": pages, "access": "read", "random": True}

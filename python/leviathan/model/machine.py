@@ -61,6 +61,8 @@ class Engine(Strict):
     """Largest zero-fill at once, pages."""
     read_ahead: Annotated[int, Field(ge=0, le=64)] | None = None
     """Most pages sent along with one that is read; 0: none."""
+    prefetch: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Most pages asked for at once while faults run through memory; 0: only the faulting one."""
 
 
 class Timeouts(Strict):

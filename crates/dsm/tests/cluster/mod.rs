@@ -35,6 +35,7 @@ impl Shape {
     pub fn new(nodes: u16, pages: u64) -> Self {
         let options = EngineOptions {
             promote_after: 0,
+            prefetch: 0, // so that tests can count requests
             ..EngineOptions::default()
         };
         Self {
