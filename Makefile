@@ -52,7 +52,7 @@ programs: install
 	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) -p lev-agent -p lev-guest
 	@mkdir -p $(STAGE)
 	@for program in release/lev-node release/lev-bench release/liblev_facade.so $(TRIPLE)/release/lev-agent $(TRIPLE)/release/lev-guest; do \
-	    strip --strip-debug -o "$(STAGE)/.new" "$(TARGET)/$$program"; \
+	    strip -o "$(STAGE)/.new" "$(TARGET)/$$program"; \
 	    install -C -m 755 "$(STAGE)/.new" "$(STAGE)/$${program##*/}"; \
 	    rm "$(STAGE)/.new"; \
 	done

@@ -121,6 +121,8 @@ def test_words_of_the_user_come_last_and_a_reboot_ends_qemu_unless_allowed() -> 
     assert argv[-2:] == ["-device", "virtio-rng-pci"]
     assert option(argv, "-append")[0].endswith("tsc_early_khz=2400000 loglevel=7")
     assert "-no-reboot" in argv
+    ticking = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "tick_hz": 250})
+    assert "lpj=9600000" in option(head_command(machine, ticking), "-append")[0].split()
     again = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "restart_on_reboot": True})
     assert "-no-reboot" not in head_command(machine, again)
 

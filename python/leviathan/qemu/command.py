@@ -59,6 +59,8 @@ class HeadCommand:
     """Where the pipes of the ports are."""
     tsc_khz: int = 0
     """Rate of the time-stamp counter; 0 leaves its calibration to the guest."""
+    tick_hz: int = 0
+    """The guest kernel's CONFIG_HZ; 0: unknown."""
     restart_on_reboot: bool = False
     """False: a reboot (a kernel panic is one) ends QEMU."""
     init_words: str = ""
@@ -86,6 +88,9 @@ def kernel_words(machine: Machine, head: HeadCommand) -> str:
         words += ["tsc=reliable", "clocksource=tsc", "no_timer_check", "nokaslr"]
         if head.tsc_khz:
             words.append(f"tsc_early_khz={head.tsc_khz}")
+            if head.tick_hz:
+                # Else each CPU of another node times its delay loop by the first one's ticks, a fault for each.
+                words.append(f"lpj={head.tsc_khz * 1000 // head.tick_hz}")
     return " ".join([*words, *head.init_words.split(), *machine.append.split()])
 
 

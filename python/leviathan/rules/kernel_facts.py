@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leviathan.rules.subject import KernelFacts
 
-__all__ = ["kernel_facts", "parse_config"]
+__all__ = ["kernel_facts", "parse_config", "tick_hz"]
 
 _SETTING = re.compile(r"^CONFIG_(\w+)=(.*)$", re.MULTILINE)
 
@@ -35,3 +35,9 @@ def kernel_facts(release: str, image: Path | None = None) -> KernelFacts:
             except OSError:
                 continue
     return KernelFacts(release)
+
+
+def tick_hz(release: str, image: Path | None) -> int:
+    """How often the kernel's clock ticks, CONFIG_HZ; 0: its configuration is not at hand."""
+    rate = (kernel_facts(release, image).config or {}).get("HZ", "")
+    return int(rate) if rate.isdecimal() else 0

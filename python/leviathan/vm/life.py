@@ -19,6 +19,7 @@ from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.qemu.command import HeadCommand, head_command, head_environment
 from leviathan.qemu.qmp import QmpError
+from leviathan.rules.kernel_facts import tick_hz
 from leviathan.vm.backing import held
 from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.direct import direct_command, with_our_init
@@ -194,6 +195,7 @@ class Life:
             initrd=placement.initrd,
             folder=folder,
             tsc_khz=0 if self.machine.stock else placement.hosts[0].facts().tsc_khz,
+            tick_hz=tick_hz(boot.kernel_release, boot.kernel),
             restart_on_reboot=restart,
         )
         return head_command(placement.machine or self.machine, command)
