@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from leviathan.errors import StartError
+from leviathan.cmdline.giant import Part
+from leviathan.errors import StartError, TimeOver, UsageError
+from leviathan.terminals.hosts import await_workers, check_address, read_identity, worker_addresses
 from leviathan.terminals.runtime import Lock, runtime_folder
 
 LEV = [sys.executable, "-c", "from leviathan.cli import main; main()", "qemu"]
@@ -152,6 +154,48 @@ def test_a_stranger_and_nonsense_do_no_harm(tmp_path: Path) -> None:
                     pass
         assert head.process.poll() is None
         assert "a terminal said something else than which node it is" in head.said
+
+
+APART = Part(2, 0, ("127.0.0.1", "127.0.0.2"))
+
+
+def test_nodes_on_several_machines_need_a_private_secret(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    with pytest.raises(UsageError, match=r"several machines \(127.0.0.1, 127.0.0.2\): they need a common secret"):
+        read_identity(None, APART)
+    with pytest.raises(UsageError, match="cannot read"):
+        read_identity(path, APART)
+    path.write_text("a" * 64 + "\n")
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="others can read"):
+        read_identity(path, APART)
+    path.chmod(0o600)
+    identity = read_identity(path, APART)
+    assert identity.secret == "a" * 64
+    # Every node of one machine has the same name for the run, those of another machine do not.
+    assert read_identity(path, Part(2, 2, APART.addresses)) == identity
+    assert read_identity(path, Part(1, 0, APART.addresses)).run_id != identity.run_id
+    assert "a" * 64 not in repr(identity)
+    path.write_text("hunter2")
+    with pytest.raises(UsageError, match="holds no 64 hexadecimal digits"):
+        read_identity(path, APART)
+
+
+def test_a_node_is_on_a_machine_of_its_own_address() -> None:
+    check_address(APART)
+    with pytest.raises(UsageError, match="node 1 .* is on 192.0.2.1, and this machine has no such address"):
+        check_address(Part(2, 2, ("127.0.0.1", "192.0.2.1")))
+    assert worker_addresses(Part(1, 0, ("10.0.0.1", "10.0.0.2", "10.0.0.2"))) == ["10.0.0.2:37711", "10.0.0.2:37712"]
+
+
+def test_workers_are_waited_for() -> None:
+    said: list[str] = []
+    with pytest.raises(TimeOver, match="waited 0.1 s for node 1 on 127.0.0.2:37711"):
+        await_workers(APART, said.append, 0.1)
+    assert said == ["node 1 does not listen on 127.0.0.2:37711 yet: start it there, the same command with start=2"]
+    with socket.create_server(("127.0.0.2", 37711)):
+        await_workers(APART, said.append, 5)
+    assert said[-1] == "node 1 listens on 127.0.0.2:37711"
 
 
 def test_the_runtime_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,12 @@ def qemu_command(
     qemu: Annotated[
         str | None, typer.Option("--qemu", metavar="PATH", help="Run this QEMU, not the one that the line names.")
     ] = None,
+    secret: Annotated[
+        Path | None,
+        typer.Option(
+            "--secret-file", metavar="FILE", help="Common secret of nodes on several machines: 64 hex digits."
+        ),
+    ] = None,
     timeout: Timeout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run; start nothing.")] = False,
@@ -112,7 +118,7 @@ def qemu_command(
         raise typer.Exit(run_console(fit_host(imported.machine, say), timeout=timeout, quiet=quiet))
     from leviathan.cli.terminal import run_terminal
 
-    raise typer.Exit(run_terminal(imported.machine, imported.part, timeout=timeout, quiet=quiet))
+    raise typer.Exit(run_terminal(imported.machine, imported.part, secret=secret, timeout=timeout, quiet=quiet))
 
 
 def show_notes(imported: Imported) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from leviathan.launch.host import Sink
 from leviathan.model import Machine
 from leviathan.vm.console import LEAVE_HINT, attach, write_out
-from leviathan.vm.life import Life
+from leviathan.vm.life import Elsewhere, Life
 from leviathan.vm.mailbox import Event
 from leviathan.vm.prepare import Work
 from leviathan.vm.progress import Progress
@@ -81,10 +81,11 @@ def run_console(
     quiet: bool = False,
     progress: Progress | None = None,
     begin: Callable[[Life], None] = lambda life: None,
+    elsewhere: Elsewhere | None = None,
 ) -> int:
     """A guest with a shell on its console, in this terminal. Returns the exit code.
 
-    ``begin`` is called with the life before it starts.
+    ``begin`` is called with the life before it starts; ``elsewhere`` are workers that others started.
     """
     life = Life(
         machine,
@@ -92,6 +93,7 @@ def run_console(
         progress=progress or Progress(None if quiet else sys.stderr),
         console=write_out,
         timeout=timeout,
+        elsewhere=elsewhere,
     )
     begin(life)
 

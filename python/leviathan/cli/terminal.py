@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from leviathan.cli.run import run_console
 from leviathan.cmdline.giant import Part
 from leviathan.errors import LeviathanError
 from leviathan.model import Machine
 from leviathan.terminals.hello import Hello
+from leviathan.terminals.hosts import (
+    await_workers,
+    check_address,
+    check_kvm,
+    read_identity,
+    serve_node,
+    worker_addresses,
+)
 from leviathan.terminals.post import Post
 from leviathan.terminals.worker import hold_node
-from leviathan.vm.life import Life
+from leviathan.vm.life import Elsewhere, Life
 from leviathan.vm.progress import Progress
 from leviathan.vm.signals import stop_signals
 
@@ -38,8 +47,15 @@ class _Shared(Progress):
             self.post.tell(text)
 
 
-def run_terminal(machine: Machine, part: Part, *, timeout: float | None = None, quiet: bool = False) -> int:
+def run_terminal(
+    machine: Machine, part: Part, *, secret: Path | None = None, timeout: float | None = None, quiet: bool = False
+) -> int:
     """Runs this node's part until the VM ends. Returns the exit code; raises a ``LeviathanError``."""
+    if not part.one_host:
+        return _on_several_hosts(machine, part, secret, timeout=timeout, quiet=quiet)
+    if secret is not None:
+        _say("--secret-file is not needed: all nodes are on this machine")
+    check_address(part)
     mine = Hello.mine(part, machine.memory)
     if part.node != 0:
         with stop_signals():
@@ -58,6 +74,18 @@ def run_terminal(machine: Machine, part: Part, *, timeout: float | None = None, 
             raise
         post.finish(code, "the VM has ended")
         return code
+
+
+def _on_several_hosts(machine: Machine, part: Part, secret: Path | None, *, timeout: float | None, quiet: bool) -> int:
+    identity = read_identity(secret, part)
+    check_address(part)
+    check_kvm(part)
+    with stop_signals():
+        if part.node != 0:
+            return serve_node(part, identity, _say)
+        await_workers(part, _say, timeout)
+        elsewhere = Elsewhere(identity, worker_addresses(part))
+        return run_console(machine, timeout=timeout, quiet=quiet, elsewhere=elsewhere)
 
 
 def _watch(post: Post, life: Life) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,7 +31,7 @@ from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
 from leviathan.vm.workers import Worker, start_worker
 
-__all__ = ["Ending", "Life"]
+__all__ = ["Elsewhere", "Ending", "Life"]
 
 T = TypeVar("T")
 LOST_EXIT = 123
@@ -55,6 +55,15 @@ class Ending:
     """The guest switched itself off before its command's exit code was known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Workers that somebody else started, on machines of their own."""
+
+    identity: Identity
+    addresses: Sequence[str]
+    """Of nodes 1, 2…"""
+
+
 class Life:
     """One VM from start to end; a context manager that leaves nothing behind.
 
@@ -71,6 +80,7 @@ class Life:
         stderr: Sink = _drop,
         console: Sink = _drop,
         timeout: float | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.machine = machine
         self.work = work
@@ -84,6 +94,7 @@ class Life:
         self._timeout = timeout
         self._stack = ExitStack()
         self._workers: list[Worker] = []
+        self._elsewhere = elsewhere
         self._ready = False
         self._folder, self._initrd, self._boots = "", "", 1
         self._stopping = False
@@ -120,7 +131,9 @@ class Life:
             )
         if choice.lab and self.machine.on == "auto":
             self.progress.note(f"nodes run in lab machines: {choice.reason}")
-        identity = Identity.new()
+        identity = self._elsewhere.identity if self._elsewhere else Identity.new()
+        if choice.lab and self._elsewhere:
+            raise StartError(f"nodes on several machines need KVM on each: {choice.reason}")
         folder = f"/tmp/lev-{identity.run_id[:12]}"  # noqa: S108 (unguessable, and made with mode 0700)
         placement = place(self.machine, boot, choice, local, folder, self._stack, self.progress, self._lab_machine_gone)
         self._folder, self._initrd = folder, placement.initrd
@@ -140,7 +153,7 @@ class Life:
 
     def _start_workers(self, placement: Placement, identity: Identity, folder: str) -> None:
         shares = self.machine.shares()
-        if len(shares) < 2:
+        if len(shares) < 2 or self._elsewhere:
             return
         with self.progress.step(f"starting {len(shares) - 1} worker{'s' if len(shares) > 2 else ''}"):
             for node, (share, host) in enumerate(zip(shares, placement.hosts, strict=True)):
@@ -161,7 +174,8 @@ class Life:
         files = HeadFiles(folder)
         cluster = None
         if not machine.stock:
-            addresses = [worker.address or "" for worker in self._workers]
+            ours = [worker.address or "" for worker in self._workers]
+            addresses = list(self._elsewhere.addresses) if self._elsewhere else ours
             cluster = cluster_file(
                 machine,
                 identity,
