@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self, final
 
-__all__ = ["Region", "Seat", "check_cluster", "engine_defaults", "version"]
+__all__ = ["Region", "Seat", "check_cluster", "engine_defaults", "simulate", "version"]
 
 def version() -> str:
     """Version of the workspace that the module was built from."""
@@ -13,6 +13,12 @@ def check_cluster(text: str) -> None:
 
 def engine_defaults() -> str:
     """The engine's tunables with their defaults, as JSON."""
+
+def simulate(scenario: str) -> str:
+    """Runs a scenario (``Scenario`` of ``crates/sim``, JSON) through the simulator; its ``Outcome`` as JSON.
+
+    Raises ``ValueError`` with the field that is wrong.
+    """
 
 @final
 class Seat:

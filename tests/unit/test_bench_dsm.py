@@ -83,4 +83,3 @@ def test_a_team_shares_memory_and_leaves() -> None:
         assert team[1].ask("counters")["counters"]["faults_read"] > 0
         with pytest.raises(LeviathanError, match=r"pages 19 \+ 2 of 20"):
             team[1].ask("touch", first=19, pages=2, access="read")
-        team.leave()

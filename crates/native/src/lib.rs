@@ -33,6 +33,17 @@ mod _native {
             .map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
+    /// Runs one scenario (JSON) of the coherence protocol through the simulator; its outcome as JSON. Raises `ValueError`
+    /// with the field that is wrong.
+    #[pyfunction]
+    fn simulate(py: Python<'_>, scenario: &str) -> PyResult<String> {
+        let wrong = |error: String| PyValueError::new_err(error);
+        let scenario: lev_sim::Scenario =
+            serde_json::from_str(scenario).map_err(|error| wrong(error.to_string()))?;
+        let outcome = py.detach(|| lev_sim::simulate(&scenario)).map_err(wrong)?;
+        serde_json::to_string(&outcome).map_err(|error| wrong(error.to_string()))
+    }
+
     /// The engine's tunables with their defaults, as JSON.
     #[pyfunction]
     fn engine_defaults() -> PyResult<String> {

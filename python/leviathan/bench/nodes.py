@@ -92,7 +92,7 @@ class BenchNode:
 
 
 class Team:
-    """Several nodes with one coherent region. Use as a context manager; leaving ends all of them."""
+    """Several nodes with one coherent region. Use as a context manager; leaving takes it apart and ends them."""
 
     def __init__(self, count: int, pages: Sequence[tuple[int, int]], engine: Mapping[str, int] | None = None) -> None:
         """``pages``: runs of ``(pages, home node)`` in order; ``engine``: tunables that are not at their defaults."""
@@ -125,8 +125,12 @@ class Team:
     def __enter__(self) -> Team:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.all("leave")  # in order: nobody sees the others as lost
+        finally:
+            self.end()
 
     def __getitem__(self, number: int) -> BenchNode:
         return self.nodes[number]
@@ -137,10 +141,6 @@ class Team:
         for node in chosen:
             node.tell(do, **arguments)
         return [node.answer() for node in chosen]
-
-    def leave(self) -> None:
-        """Takes the region apart; the processes go on."""
-        self.all("leave")
 
     def end(self) -> None:
         """Ends all processes."""

@@ -11,6 +11,8 @@ import typer
 from leviathan import __version__
 from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
+from leviathan.cli.bench_sim import bench_sim
+from leviathan.cli.cmdline import QEMU_WORDS, import_command
 from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
 from leviathan.cli.cxl import app as cxl_app
 from leviathan.cli.images import app as images_app
@@ -51,6 +53,7 @@ app = typer.Typer(
 bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
+bench_app.command("sim")(bench_sim)
 app.add_typer(cxl_app)
 app.add_typer(images_app)
 app.command()(schema)
