@@ -267,7 +267,6 @@ impl Core {
         } else {
             (&mut chunk.pages[index], None)
         };
-        let age_us = record.age_us(self.now_us());
         let age_us = self.age_us(record);
         let holding_us =
             hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0);
@@ -386,9 +385,6 @@ impl Core {
             }
             Action::Defer(demand) => {
                 self.stats.holds.add(1);
-                let left = place
-                    .holding_us
-                    .saturating_sub(record.age_us(self.now_us()));
                 let left = place.holding_us.saturating_sub(self.age_us(record));
                 let wait = Duration::from_micros(u64::from(left));
                 self.holds.push(Instant::now() + wait, place.page, demand);

@@ -29,16 +29,6 @@ pub(crate) struct PageRecord {
 
 const _: () = assert!(std::mem::size_of::<PageRecord>() <= 16);
 
-impl PageRecord {
-    /// Microseconds since the page was granted.
-    pub(crate) fn age_us(&self, now_us: u32) -> u32 {
-        match self.granted_us {
-            0 => u32::MAX,
-            granted => now_us.wrapping_sub(granted),
-        }
-    }
-}
-
 /// Pages under one lock, and their directory entries as far as their home is here.
 pub(crate) struct Chunk {
     pub(crate) pages: [PageRecord; CHUNK_PAGES],

@@ -12,7 +12,6 @@ from leviathan import __version__
 from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
 from leviathan.cli.bench_sim import bench_sim
-from leviathan.cli.cmdline import QEMU_WORDS, import_command
 from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
 from leviathan.cli.cxl import app as cxl_app
 from leviathan.cli.images import app as images_app
