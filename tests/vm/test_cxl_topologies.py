@@ -76,7 +76,8 @@ def test_volatile_memory_is_a_numa_node(tmp_path: Path, name: str) -> None:
     size = next(int(line.split()[3]) for line in lines if line.startswith("node 1 size"))
     assert size >= ways * 250, run.told()
     kept = next(int(line.split()[3]) for line in lines if line.startswith("Node 1 Shmem"))
-    assert kept >= (16384 if ways == 1 else 1024), run.told()
+    # Counters lag behind by what each CPU has not yet handed in.
+    assert kept >= (16384 if ways == 1 else 1024) * 0.9, run.told()
 
 
 @pytest.mark.parametrize("pair", [NEW, Pair("trixie", "trixie")], ids=str)

@@ -14,7 +14,9 @@ from leviathan.cli.bench_dsm import bench_dsm
 from leviathan.cli.bench_sim import bench_sim
 from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
 from leviathan.cli.cxl import app as cxl_app
+from leviathan.cli.disk import app as disk_app
 from leviathan.cli.images import app as images_app
+from leviathan.cli.kernel import app as kernel_app
 from leviathan.cli.options import (
     AddDir,
     Append,
@@ -56,6 +58,9 @@ bench_app.command("sim")(bench_sim)
 app.add_typer(cxl_app)
 app.add_typer(images_app)
 app.command()(schema)
+app.add_typer(disk_app)
+app.add_typer(images_app)
+app.add_typer(kernel_app)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
 app.command("qemu", context_settings=QEMU_WORDS)(qemu_command)
 named.register(app)

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from leviathan.images.base import ImageError
 from leviathan.images.kernel import Progress, cache_dir
 
-__all__ = ["Apt", "Package", "host_architecture", "system_suite", "unpack"]
+__all__ = ["Apt", "Package", "host_architecture", "mirror", "system_suite", "unpack"]
 
 KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -139,7 +139,7 @@ class Apt:
 
     def _sources(self) -> str:
         keyring = next((path for path in KEYRINGS if path.exists()), None)
-        lines = ["Types: deb", f"URIs: {_mirror()}", f"Suites: {' '.join(_with_base(self.suite))}", "Components: main"]
+        lines = ["Types: deb", f"URIs: {mirror()}", f"Suites: {' '.join(_with_base(self.suite))}", "Components: main"]
         lines += [f"Architectures: {self.architecture}"]
         if keyring is not None:
             lines.append(f"Signed-By: {keyring}")
@@ -196,7 +196,7 @@ def unpack(packages: Sequence[Path], tree: Path, step: Callable[[int], None] = l
         step(count)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Address of the distribution's archive, from the system's own sources."""
     text = _output(
         ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"], NETWORK_HINT
