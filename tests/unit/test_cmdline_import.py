@@ -87,6 +87,19 @@ def test_seed_giant_vm() -> None:
     assert "kernel-irqchip=split" in notes(head)
 
 
+def test_what_a_giant_vm_does_not_have_is_said() -> None:
+    line = (
+        "qemu-system-x86_64 -M q35,smm=on -cpu EPYC -smp 4,sockets=1 -m 1G,maxmem=2G,slots=2 -hda x "
+        "-local-cpu 2,start=0,iplist='127.0.0.1 127.0.0.1' -monitor telnet::4444,server -display gtk"
+    )
+    imported = of(line)
+    machine = imported.machine
+    assert (machine.cpu.model, machine.memory_max, machine.machine_options, machine.monitor) == (None, None, {}, [])
+    assert machine.display.vnc == "127.0.0.1:0"
+    for words in ("-cpu host", "-machine smm", "-m maxmem=", "-monitor telnet::4444,server", "-vnc 127.0.0.1:0"):
+        assert words in notes(imported)
+
+
 def test_seed_terminals_do_not_agree_on_memory() -> None:
     both = [
         source

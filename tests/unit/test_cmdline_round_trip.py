@@ -183,7 +183,7 @@ def machines(draw: st.DrawFn) -> tuple[Machine, QemuFacts]:
     return Machine.model_validate(data), facts(arch, old=old)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(machines())
 def test_descriptions_come_back(drawn: tuple[Machine, QemuFacts]) -> None:
     machine, at_hand = drawn

@@ -100,8 +100,6 @@ def _giant(draft: Draft) -> Part | None:
     if draft.data["machine_type"] != "q35":
         draft.notes.changed(f"machine {draft.data['machine_type']}", "giant VMs have one chipset", "q35")
         draft.data["machine_type"] = "q35"
-    if draft.data.get("cpu") == {"model": "host"}:
-        del draft.data["cpu"]
     if draft.data.get("accel") == "tcg":
         draft.notes.changed("-accel tcg", "a giant VM's CPUs run under KVM", "kvm, in lab machines where there is none")
     draft.data.pop("accel", None)
@@ -120,6 +118,12 @@ def _giant_devices(draft: Draft) -> None:
         for value in data.pop(field, []):
             if value not in ("stdio", "mon:stdio", "null"):
                 draft.notes.warn(f"{option} {value}", "a giant VM's console is the head's terminal; left out")
+    if data.pop("cpu", {"model": "host"}) != {"model": "host"}:
+        draft.notes.changed("-cpu and the parts of -smp", "a giant VM's CPUs are those of its hosts", "-cpu host")
+    for field, option in (("machine_options", "-machine"), ("memory_max", "-m maxmem="), ("memory_slots", "-m slots=")):
+        if (value := data.pop(field, None)) is not None:
+            shown = ",".join(value) if isinstance(value, dict) else ""
+            draft.notes.warn(f"{option} {shown}".strip(), "a giant VM has no such thing; left out")
 
 
 def _the_rest(draft: Draft) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leviathan.errors import StartError, UsageError
 from leviathan.launch.host import Host
-from leviathan.launch.local import LocalHost
+from leviathan.launch.local import LocalHost, memory_free
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import GIB, format_size
 from leviathan.vm.inside import VncRelay, disk_arguments, inside_lab
@@ -135,6 +135,12 @@ def _place_in_lab(
     if count > shares:
         raise UsageError(f"{count} lab machines for {shares} node{'s' if shares > 1 else ''}: one would be empty")
     cpus, memory = lab_size(machine)
+    if (free := memory_free()) < memory * count:
+        # It takes what its nodes touch, seldom all of it.
+        progress.note(
+            f"the nodes may come to hold {format_size(memory * count)}, and this machine has {free >> 20} MiB free: "
+            "if that is used up, they are killed; a guest with less memory is safe"
+        )
     system = Path(LAB_QEMU)
     pool = machine.pool.size if count > 1 and machine.pool.enabled else 0
     files: dict[str, bytes | Path] = {} if boot.kernel is None else {GUEST_KERNEL: boot.kernel}
