@@ -76,6 +76,39 @@ impl GuestClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lev_kvmabi::run_page::RunPage;
+
+    fn vcpu(memory: &mut [u64]) -> Arc<Vcpu> {
+        // SAFETY: each test keeps the memory alive as long as the vCPU.
+        let page = unsafe { RunPage::new(memory.as_mut_ptr().cast(), 4096) };
+        Arc::new(Vcpu::new(0, -1, page))
+    }
+
+    #[test]
+    fn a_new_setting_waits_for_those_with_the_old_one() {
+        let mut memory = vec![0u64; 512];
+        let other = vcpu(&mut memory);
+        let clock = GuestClock::default();
+        let wait = |number| clock.wait_for_others(number, || Box::new(std::iter::once(&other)));
+        assert!(wait(2), "outside");
+        assert!(other.enter_guest(1, || 1));
+        assert!(wait(1), "the same setting");
+        let start = Instant::now();
+        assert!(!wait(2), "never left");
+        assert!(start.elapsed() >= LEAVE_LIMIT);
+        let left = std::thread::scope(|scope| {
+            let leaving = scope.spawn(|| {
+                std::thread::sleep(LEAVE_LIMIT / 10);
+                let now = Instant::now();
+                other.leave_guest();
+                now
+            });
+            // However late the other thread runs.
+            while !wait(2) {}
+            Instant::now() >= leaving.join().unwrap()
+        });
+        assert!(left, "went on before the other had left");
+    }
 
     #[test]
     fn the_clock_never_goes_back() {
