@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leviathan.cli import app as cli
-from leviathan.errors import LeviathanError
+from leviathan.errors import LeviathanError, UsageError
 from leviathan.images import suite
 from leviathan.images.apt import Apt, unpack
 from leviathan.images.base import ImageError
@@ -142,3 +142,14 @@ def test_unknown_kinds_and_architectures_are_refused() -> None:
         suite.get("firmware")
     with pytest.raises(ImageError, match="architecture 'riscv64'"):
         suite.get("qemu", "sid", "riscv64")
+
+
+def test_what_is_removed_is_gone_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unpacked = starter(tmp_path)
+    with pytest.raises(UsageError, match="no kernel of test for amd64"):
+        cli.app(["images", "remove", "kernel", "--suite", "test"], standalone_mode=False)
+    assert suite.listed() == [unpacked]
+    cli.app(["images", "remove", "qemu", "--suite", "test"], standalone_mode=False)
+    assert suite.listed() == []
+    assert unpacked.folder.parent.is_dir()

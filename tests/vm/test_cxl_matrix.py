@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cxl_guest import PMEM, Pair, boot, image, machine, stores_and_keeps
+from cxl_guest import PMEM, Pair, image, machine, stores_and_keeps
 from lev_run import lev_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +58,3 @@ def test_warm_resets_lose_the_devices(tmp_path: Path) -> None:
     run = lev_run(tmp_path, str(machine(tmp_path, text)), "--reboot", *Pair("sid", "sid").arguments(), command=command)
     assert run.code == 7, run.told()
     assert run.stdout == "1\n"
-
-
-def test_the_guest_boots_within_the_promise(tmp_path: Path) -> None:
-    run = boot(tmp_path, ROOT / "examples/cxl-pmem.toml", "cxl list", *Pair("sid", "sid").arguments())
-    assert run.seconds < 30, run.told()

@@ -68,3 +68,21 @@ def get(
         print(json.dumps({"kind": found.kind, "version": found.version, "path": str(found.path)}))
     else:
         print(found.path)
+
+
+@app.command()
+def remove(
+    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools", help="What to delete.")],
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="Of which suite.")],
+    arch: Annotated[str, typer.Option("--arch", metavar="amd64|arm64", help="For guests of which kind.")] = "amd64",
+) -> None:
+    """Delete what was unpacked, all versions of it."""
+    from leviathan.errors import UsageError
+    from leviathan.images import suite as suites
+
+    found = [one for one in suites.listed() if (one.kind, one.suite, one.architecture) == (kind, suite, arch)]
+    if not found:
+        raise UsageError(f"no {kind} of {suite} for {arch} is unpacked", hint="`lev images list` shows what is")
+    for one in found:
+        suites.remove(one)
+        print(f"removed {one.folder}", file=sys.stderr)

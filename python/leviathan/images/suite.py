@@ -31,6 +31,7 @@ __all__ = [
     "listed",
     "newest",
     "program_of",
+    "remove",
 ]
 
 MANIFEST = "leviathan.json"

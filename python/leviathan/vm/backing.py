@@ -30,6 +30,13 @@ def lasting_files(machine: Machine) -> list[tuple[Path, int]]:
     return found
 
 
+def _files(machine: Machine) -> Iterator[Path]:
+    for device in machine.cxl.memory if machine.cxl else []:
+        for _, backing in device.backings():
+            if backing.kind == "file" and backing.file is not None:
+                yield backing.file
+
+
 @contextmanager
 def held(machine: Machine, directory: Path) -> Iterator[None]:
     """Makes the lasting files that are missing and keeps other machines of ours from them while the block runs.
@@ -37,10 +44,13 @@ def held(machine: Machine, directory: Path) -> Iterator[None]:
     QEMU itself locks disk images, but not the files of memory: two machines would overwrite each other's data.
     """
     with ExitStack() as stack:
+        if any(file.parent == directory for file in _files(machine)):
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StartError(f"cannot make {directory}: {error.strerror}", hint="set XDG_STATE_HOME") from error
         for file, size in lasting_files(machine):
             try:
-                if file.parent == directory:
-                    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise StartError(f"cannot open {file}: {error.strerror}") from error
