@@ -134,6 +134,19 @@ def test_commands_take_turns() -> None:
     assert (first.code, second.code) == (0, 1)
 
 
+def test_a_command_that_is_cancelled_before_its_turn_never_runs() -> None:
+    guest = Guest()
+    first = Running(guest, "one")
+    token, _ = guest.order()
+    second = Running(guest, "two")
+    second.cancelled.set()
+    second.join(10)
+    assert second.code == 143
+    guest.end(token, 0)
+    first.join(10)
+    assert len(guest.orders) == 1
+
+
 def test_a_cancelled_command_is_ended_in_the_guest() -> None:
     guest = Guest()
     running = Running(guest, "sleep 100")

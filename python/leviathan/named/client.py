@@ -106,8 +106,18 @@ class Client:
         stdout, stderr = (b"".join(out[name]).decode(errors="replace") for name in ("stdout", "stderr"))
         return Finished(command, code, stdout, stderr)
 
-    def stream(self, command: str, output: Callable[[str, bytes], None], *, timeout: float | None = None) -> int:
-        """The same, with the output passed on as it comes: ``output("stdout" or "stderr", data)``."""
+    def stream(
+        self,
+        command: str,
+        output: Callable[[str, bytes], None],
+        *,
+        timeout: float | None = None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> int:
+        """The same, with the output passed on as it comes: ``output("stdout" or "stderr", data)``.
+
+        ``waiting`` is called if another command runs, whose end has to come first.
+        """
         line = self._connect()
         timed_out = threading.Event()
 
@@ -123,6 +133,8 @@ class Client:
             line.send({"do": "exec", "command": command})
             while True:
                 answer = raise_error(line.receive())
+                if "waiting" in answer:
+                    waiting()
                 for name in ("stdout", "stderr"):
                     if name in answer:
                         output(name, base64.b64decode(answer[name]))

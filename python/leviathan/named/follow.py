@@ -88,10 +88,14 @@ def run_in(name: str, words: Sequence[str], *, timeout: float | None, as_json: b
     """Runs a command in the guest; returns its exit code."""
     client = Client(name)
     command = shell_line(words)
+
+    def waiting() -> None:
+        print(f"another command runs in {name}; this one waits for its end", file=sys.stderr)
+
     if not as_json:
-        return client.stream(command, _pass_on, timeout=timeout)
+        return client.stream(command, _pass_on, timeout=timeout, waiting=waiting)
     out: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-    code = client.stream(command, lambda stream, data: out[stream].append(data), timeout=timeout)
+    code = client.stream(command, lambda stream, data: out[stream].append(data), timeout=timeout, waiting=waiting)
     print(json.dumps({"command": command, "exit_code": code} | {name: _text(b"".join(out[name])) for name in out}))
     return code
 

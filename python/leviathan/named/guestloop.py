@@ -21,6 +21,10 @@ __all__ = ["LOOP", "CommandPort", "Streamer"]
 Output = Callable[[str, bytes], None]
 """Takes a piece of output: ``stdout`` or ``stderr``, and the bytes."""
 
+TURN_SECONDS = 0.5
+CANCELLED = 143
+"""As of a command that SIGTERM ended."""
+
 LOOP = r"""
 try=0
 while :; do
@@ -52,11 +56,14 @@ run() {
     printf '\n%s %s\n' "$1" $code >&2
 }
 
+# It may not have begun yet, nor have its process group.
 end() {
-    read -r pid < "/run/lev-$1.pid" || return
-    kill -TERM -$pid
+    while [ -e "/run/lev-$1" ]; do
+        read -r pid < "/run/lev-$1.pid" && kill -TERM -$pid && break
+        usleep 20000
+    done
     sleep 2
-    kill -KILL -$pid
+    [ ! -e "/run/lev-$1" ] || kill -KILL -$pid
 } 2> /dev/null
 
 exec 4< "$port"
@@ -144,13 +151,26 @@ class CommandPort:
         """The control port is there, and the guest's init is up."""
         self._write = write
 
-    def run(self, command: str, output: Output, cancelled: threading.Event) -> int:
-        """Runs a shell command as root; returns its exit code. Waits for its turn. Raises ``GuestDied``.
+    def run(
+        self,
+        command: str,
+        output: Output,
+        cancelled: threading.Event,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Runs a shell command as root; returns its exit code. Raises ``GuestDied``.
 
-        Once ``cancelled`` is set (call ``nudge`` to have that noticed) the command is ended in the guest: its code is
-        then 143 or 137.
+        If another one runs, ``waiting`` is called and this one waits for its turn. Once ``cancelled`` is set (call
+        ``nudge`` to have that noticed) the command is ended in the guest: its code is then 143 or 137.
         """
-        with self._turn:
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            waiting()
+            while not self._turn.acquire(timeout=TURN_SECONDS):
+                if cancelled.is_set():
+                    return CANCELLED
+        try:
+            if cancelled.is_set():
+                return CANCELLED
             if self._write is None:
                 raise GuestDied("the guest takes no commands", hint="its init is not ours, or it is not up yet")
             token = secrets.token_hex(16)
@@ -166,6 +186,8 @@ class CommandPort:
             finally:
                 self.stdout.forget()
                 self.stderr.forget()
+        finally:
+            self._turn.release()
 
     def _wait(self, token: str, cancelled: threading.Event) -> int:
         killed = False

@@ -166,7 +166,11 @@ class Server:
             with suppress(Lost):
                 line.send({stream: base64.b64encode(data).decode()})
 
-        code = self._port.run(command, output, cancelled)
+        def waiting() -> None:
+            with suppress(Lost):
+                line.send({"waiting": True})
+
+        code = self._port.run(command, output, cancelled, waiting)
         line.send({"ok": True, "exit_code": code})
         raise Lost("one command, one connection")
 
