@@ -37,7 +37,7 @@ STORE = (
 cxl create-region -m -d decoder0.0 -w 1 -t pmem $(mems 0x1) > /dev/null
 ndctl create-namespace -m fsdax -M dev -r region0 > /dev/null
 await '[ -b /dev/pmem0 ]'
-mkfs.ext4 -q /dev/pmem0
+mkfs.ext4 -q -b 4096 /dev/pmem0 > /dev/null
 mkdir /mnt
 mount /dev/pmem0 /mnt
 dd if=/dev/urandom of=/mnt/data bs=1M count=4 2> /dev/null
