@@ -74,7 +74,9 @@ pub enum Message {
 pub enum Action {
     /// Send a message to another node (never to this one).
     Send(NodeId, Message),
-    /// Read the local copy, which nobody can write now, and send it as [`Message::Contents`] with this right.
+    /// Read the local copy, which nobody can write now, for one of the next actions.
+    Read,
+    /// Send what was read as [`Message::Contents`] with this right.
     SendPage(NodeId, Access),
     /// The same, sent as [`Message::ReadAhead`].
     SendAhead(NodeId),

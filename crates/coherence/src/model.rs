@@ -126,12 +126,16 @@ impl State {
             self.broken = Some(illegal.0);
             return;
         }
+        let mut read = None;
         for action in actions {
-            self.act(at, action, fresh);
+            if action == Action::Read {
+                read = self.nodes[at].copy;
+            }
+            self.act(at, action, fresh, read);
         }
     }
 
-    fn act(&mut self, at: usize, action: Action, received_fresh: bool) {
+    fn act(&mut self, at: usize, action: Action, received_fresh: bool, read: Option<Copy>) {
         let node = &mut self.nodes[at];
         let zero_fresh = self.zero_fresh;
         let mut broken = None;
@@ -140,7 +144,7 @@ impl State {
                 message,
                 fresh: zero_fresh,
             }),
-            Action::SendPage(to, _) | Action::SendAhead(to) => match node.copy {
+            Action::SendPage(to, _) | Action::SendAhead(to) => match read {
                 Some(Copy {
                     writable: false,
                     fresh,
@@ -193,7 +197,7 @@ impl State {
             Action::DiscardDone => node.discarding = false,
             Action::Defer(demand) => node.deferred = Some(demand),
             Action::Zeroed => self.zero_fresh = true, // a discard counts as a write of zeroes
-            Action::Wake | Action::Promoted(_) | Action::Queued => {}
+            Action::Wake | Action::Promoted(_) | Action::Queued | Action::Read => {}
         }
         self.broken = self.broken.or(broken);
     }
@@ -394,7 +398,7 @@ impl Model for Cluster {
                 rules.mutation = self.mutation;
                 if state.entry.give_zero(NodeId(to as u16), &rules) {
                     let give = Action::Send(NodeId(to as u16), Message::GiveZero);
-                    state.act(HOME.index(), give, false);
+                    state.act(HOME.index(), give, false, None);
                 }
             }
         }

@@ -72,7 +72,8 @@ impl NodePage {
             }
             _ => {}
         }
-        // Give a page away: protect, read, send, drop. Dropping first would lose writes.
+        // Give a page away: protect, read, drop, send. Dropping before reading would lose writes; sending before dropping
+        // would let threads here read what the new owner has overwritten already.
         if self.state == NodeState::Exclusive && demand != Demand::Drop {
             outbox.act(Action::Protect);
         }
@@ -81,6 +82,7 @@ impl NodePage {
                 to,
                 access: Access::Read,
             } => {
+                outbox.act(Action::Read);
                 outbox.act(Action::SendPage(to, Access::Read));
                 if !mutated!(outbox.rules, OwnerKeepsWriting) {
                     self.state = NodeState::Shared;
@@ -90,11 +92,12 @@ impl NodePage {
                 to,
                 access: Access::Write,
             } => {
-                outbox.act(Action::SendPage(to, Access::Write));
+                outbox.act(Action::Read);
                 if !mutated!(outbox.rules, OwnerKeepsCopy) {
                     outbox.act(Action::Drop);
                     self.state = NodeState::Invalid;
                 }
+                outbox.act(Action::SendPage(to, Access::Write));
             }
             Demand::Collect(slot) => {
                 outbox.act(Action::CopyToSlot(slot));

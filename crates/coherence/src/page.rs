@@ -193,6 +193,7 @@ impl Page<'_> {
                 self.node.state = NodeState::Shared;
             }
         }
+        actions.push(Action::Read);
         actions.push(Action::SendAhead(to));
         true
     }

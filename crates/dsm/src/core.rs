@@ -327,12 +327,15 @@ impl Core {
     ) -> Result<(), Failure> {
         match action {
             Action::Send(to, message) => self.send(to, place.page, message, &[]),
+            Action::Read => {
+                memory::read_page(place.address, place.backing, buffer)?; // all zeroes, if it is not there
+            }
             Action::SendPage(to, access) => {
                 let contents = |zero| Message::Contents { access, zero };
-                self.send_page(to, contents, place, buffer)?;
+                self.send_page(to, contents, place, buffer);
             }
             Action::SendAhead(to) => {
-                self.send_page(to, |zero| Message::ReadAhead { zero }, place, buffer)?;
+                self.send_page(to, |zero| Message::ReadAhead { zero }, place, buffer);
                 self.stats.read_ahead_sent.add(1);
             }
             Action::Protect => place.uffd.protect(place.address, PAGE)?,
@@ -434,10 +437,9 @@ impl Core {
         to: NodeId,
         message: impl Fn(bool) -> Message,
         place: &Place<'_>,
-        buffer: &mut PageBuffer,
-    ) -> Result<(), Failure> {
-        let there = memory::read_page(place.address, place.backing, buffer)?;
-        let zero = !there || buffer.is_zero();
+        buffer: &PageBuffer,
+    ) {
+        let zero = buffer.is_zero();
         let bytes = if zero { &[][..] } else { &buffer.0[..] };
         self.send(to, place.page, message(zero), bytes);
         let counter = if zero {
@@ -446,7 +448,6 @@ impl Core {
             &self.stats.pages_sent
         };
         counter.add(1);
-        Ok(())
     }
 
     /// A page was put in place.
