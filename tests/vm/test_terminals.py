@@ -18,6 +18,8 @@ from rfb import look
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 SECONDS = 400.0
+PATIENCE = ("--set", "timeouts.lab=300", "--set", "timeouts.boot=350")
+"""Other machines may run beside these."""
 DISPLAY = 37
 TERMINAL = (
     "qemu-system-x86_64 --nographic -cpu host -machine kernel-irqchip=off -smp 2 -m 512 --enable-kvm -serial mon:stdio"
@@ -32,7 +34,16 @@ class Terminal:
         self._out, self._err = folder / f"out-{start}", folder / f"err-{start}"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [lev(), "qemu", "--", *TERMINAL.split(), *words, "-local-cpu", f"1,start={start},{ADDRESSES}"],
+                [
+                    lev(),
+                    "qemu",
+                    *PATIENCE,
+                    "--",
+                    *TERMINAL.split(),
+                    *words,
+                    "-local-cpu",
+                    f"1,start={start},{ADDRESSES}",
+                ],
                 env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
                 stdin=subprocess.PIPE,
                 stdout=out,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leviathan.cli.options import Timeout
+from leviathan.cli.options import Settings, Timeout
 from leviathan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def qemu_command(
     qemu: Annotated[
         str | None, typer.Option("--qemu", metavar="PATH", help="Run this QEMU, not the one that the line names.")
     ] = None,
+    settings: Settings = None,
     secret: Annotated[
         Path | None,
         typer.Option(
@@ -93,10 +94,12 @@ def qemu_command(
         names = ", ".join(source.name for source in found)
         raise UsageError(f"{len(found)} commands: {names}", hint="give one; each node has a terminal of its own")
     from leviathan.cmdline.sources import import_sources
+    from leviathan.model.load import change_machine, parse_settings
 
     imported = import_sources(found, screen=screen_here())
-    if qemu is not None:
-        imported.machine = imported.machine.model_copy(update={"qemu": qemu})
+    changes = parse_settings(settings or []) | ({"qemu": qemu} if qemu is not None else {})
+    if changes:
+        imported.machine = change_machine(imported.data, changes, source=found[0].name)
     if not quiet:
         show_notes(imported)
     from leviathan.rules import enforce

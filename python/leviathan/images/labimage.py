@@ -30,6 +30,10 @@ _FIRMWARE = (
     "vgabios-virtio.bin",
     "efi-virtio.rom",
     "efi-e1000e.rom",
+    "efi-e1000.rom",
+    "vgabios-qxl.bin",
+    # Of a VNC server, without which it does not start.
+    "keymaps/en-us",
 )
 _NEEDED_FIRMWARE = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin")
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from leviathan.errors import ConfigError, UsageError
 from leviathan.model.machine import Machine
 
-__all__ = ["load_machine", "make_machine", "parse_settings"]
+__all__ = ["change_machine", "load_machine", "make_machine", "parse_settings"]
 
 PATH_FIELDS = (
     "kernel",
@@ -64,6 +64,11 @@ def make_machine(data: Mapping[str, Any], *, source: str = "machine") -> Machine
     except ValidationError as error:
         lines = [f"{source}: {_where(item['loc'])}{_what(item)}" for item in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines), hint="docs/reference/machine.md lists every field") from error
+
+
+def change_machine(data: Mapping[str, Any], changes: Mapping[str, Any], *, source: str) -> Machine:
+    """A description with changes from the command line on top. Raises ``ConfigError``."""
+    return make_machine(_merge(data, changes), source=source)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
