@@ -22,6 +22,7 @@ from leviathan.cli.options import (
     Append,
     Cpus,
     Detach,
+    Display,
     JsonFile,
     Kernel,
     LabMachines,
@@ -36,6 +37,7 @@ from leviathan.cli.options import (
     Settings,
     Timeout,
     VmName,
+    Vnc,
     check_json_path,
     machine_from,
 )
@@ -110,6 +112,8 @@ def run(
     ] = False,
     name: VmName = None,
     detach: Detach = False,
+    vnc: Vnc = None,
+    display: Display = None,
 ) -> None:
     """Boot the guest. With --exec run a command in it; without, give its console (Ctrl-] leaves).
 
@@ -130,6 +134,8 @@ def run(
         add=add,
         programs=program,
         qemu=qemu,
+        vnc=vnc,
+        display=display,
     )
     if dry_run:
         from leviathan.vm.plan import print_plan

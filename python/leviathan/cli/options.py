@@ -15,6 +15,7 @@ __all__ = [
     "Append",
     "Cpus",
     "Detach",
+    "Display",
     "JsonFile",
     "Kernel",
     "LabMachines",
@@ -29,6 +30,7 @@ __all__ = [
     "Settings",
     "Timeout",
     "VmName",
+    "Vnc",
     "check_json_path",
     "machine_from",
 ]
@@ -83,6 +85,17 @@ VmName = Annotated[
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Leave it running in the background; print its name when it is up.")
 ]
+Vnc = Annotated[
+    str | None, typer.Option("--vnc", metavar="PLACE", help="Show the guest's screen by VNC, such as :0 (port 5900).")
+]
+Display = Annotated[
+    str | None,
+    typer.Option(
+        "--display",
+        metavar="WINDOW",
+        help="A window with the guest's screen: gtk, sdl, curses…; `card`: a graphics card, for `lev screenshot`.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
@@ -92,6 +105,8 @@ def machine_from(
     settings: list[str] | None = None,
     no_pool: bool = False,
     lab_machines: int | None = None,
+    vnc: str | None = None,
+    display: str | None = None,
     **fields: Any,
 ) -> Machine:
     """The machine that a file and options describe. Raises ``ConfigError`` or ``UsageError``."""
@@ -101,6 +116,12 @@ def machine_from(
         _table(changes, "pool")["enabled"] = False
     if lab_machines is not None:
         _table(changes, "lab")["machines"] = lab_machines
+    if vnc is not None:
+        _table(changes, "display")["vnc"] = vnc
+    if display == "card":
+        _table(changes, "display").setdefault("adapter", "std")
+    elif display is not None:
+        _table(changes, "display")["window"] = display
     return load_machine(file, changes)
 
 

@@ -211,7 +211,7 @@ class Server:
             if "no surface" in error.message or "no console" in error.message.lower():
                 raise ScreenError(
                     "the guest has no screen",
-                    hint='give it one: `--display none --vga std`, or [display] adapter = "std" in its file',
+                    hint='give it one: `lev run --display card`, or [display] adapter = "std" in its file',
                 ) from error
             raise
         picture = from_ppm(self._backend.read_file(path))
