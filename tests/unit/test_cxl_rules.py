@@ -155,7 +155,9 @@ WRONG: list[tuple[str, Table, str, str]] = [
     ("NUMA in a giant VM", {"nodes": 2, "numa": [{"cpus": "0-3", "memory": "1G"}]}, "numa", "the NUMA nodes of a giant VM are its nodes"),
     # --- disks, networks, display ---
     ("no image", {"nodes": 0, "disks": [{"file": "/nowhere/d.img"}]}, "disks.0.file", "there is no image /nowhere/d.img; make it: qemu-img create"),
-    ("one image, two writers", {"nodes": 0, "disks": [{"file": "IMAGE"}, {"file": "IMAGE"}]}, "disks.1.file", "is already written by disks.0"),
+    ("one image, two writers", {"nodes": 0, "disks": [{"file": "IMAGE"}, {"file": "IMAGE"}]}, "disks.1.file", "is already used by disks.0, and one of them writes"),
+    ("one image, a writer and a reader", {"nodes": 0, "disks": [{"file": "IMAGE", "snapshot": True}, {"file": "IMAGE"}]}, "disks.1.file", "is already used by disks.0, and one of them writes"),
+    ("ide, read-only", {"nodes": 0, "disks": [{"file": "IMAGE", "interface": "ide", "readonly": True}]}, "disks.0.interface", "ide disks cannot be read-only"),
     ("not qcow2", {"nodes": 0, "disks": [{"file": "IMAGE", "format": "qcow2"}]}, "disks.0.format", "is a raw image, not qcow2"),
     ("ide on virt", {"arch": "aarch64", "disks": [{"file": "IMAGE", "interface": "ide"}]}, "disks.0.interface", "virt has no ide"),
     ("seven ide disks", {"nodes": 0, "disks": [{"file": "IMAGE", "interface": "ide", "snapshot": True}] * 7}, "disks.6.interface", "q35 has 6 ide ports"),

@@ -30,8 +30,8 @@ _NAMES = {"x86_64": ("amd64", "x86_64"), "aarch64": ("arm64", "aarch64")}
 
 
 def disk_files(subject: Subject) -> Iterator[Finding]:
-    """Images are there, and no two devices write to one."""
-    writers: dict[Path, str] = {}
+    """Images are there, and what one device writes no other one uses (QEMU: ``Failed to get "write" lock``)."""
+    users: dict[Path, list[tuple[int, bool]]] = {}
     for number, disk in enumerate(subject.machine.disks):
         field = f"disks.{number}.file"
         if not disk.file.exists():
@@ -45,12 +45,14 @@ def disk_files(subject: Subject) -> Iterator[Finding]:
         if not os.access(disk.file, os.R_OK | (os.W_OK if writes else 0)):
             remedy = "give yourself the rights, or set readonly" if writes else "give yourself the right to read it"
             yield error("disk-file", field, f"{disk.file} cannot be {'written' if writes else 'read'}", remedy)
-        if writes:
-            file = disk.file.resolve()
-            if file in writers:
-                problem = f"{disk.file} is already written by {writers[file]}; both would destroy it"
-                yield error("disk-file", field, problem, "give each an image of its own, or set readonly or snapshot")
-            writers.setdefault(file, f"disks.{number}")
+        others = users.setdefault(disk.file.resolve(), [])
+        writer = next((other for other, other_writes in others if other_writes or writes), None)
+        if writer is not None:
+            problem = f"{disk.file} is already used by disks.{writer}, and one of them writes"
+            yield error(
+                "disk-file", field, problem, "give each an image of its own, or set readonly or snapshot on all"
+            )
+        others.append((number, writes))
 
 
 def disk_formats(subject: Subject) -> Iterator[Finding]:
@@ -75,6 +77,9 @@ def disk_places(subject: Subject) -> Iterator[Finding]:
             yield warning("disk-place", field, problem, "leave it out")
         if disk.interface != "ide":
             continue
+        if disk.readonly and not disk.cdrom:
+            problem = "ide disks cannot be read-only (QEMU: Block node is read-only)"
+            yield error("disk-place", field, problem, "use 'virtio' or 'scsi', or snapshot in place of readonly")
         count += 1
         if not IDE_PORTS[kind]:
             yield error("disk-place", field, f"{kind} has no ide", "use 'virtio' or 'scsi', or leave it out")
