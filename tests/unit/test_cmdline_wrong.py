@@ -54,7 +54,7 @@ REFUSED = [
     ("-drive if=none,id=d0", "the name of the image is missing", "-drive file=disk.qcow2"),
     ("-drive file=x,format=qcow3", "format=qcow3 is no format", "qcow2"),
     ("-drive file=x,media=dvd", "media=dvd is neither disk nor cdrom", None),
-    ("-hda {disk} -hdb {disk}", "already written by", "an image of its own"),
+    ("-hda {disk} -hdb {disk}", "already used by disks.0, and one of them writes", "an image of its own"),
     # --- network and screen
     ("-netdev user,id=n,hostfwd=2222:22 -device e1000,netdev=n", "not a forwarded port", "tcp:127.0.0.1:2222-:22"),
     ("-vnc 5900 -hda {disk}", "'5900' is no place for a VNC server", '":0"'),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leviathan.errors import ConfigError
@@ -112,6 +112,8 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
     return table
 
 
+# No deadline: other programs may have the processors.
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(topologies())
 def test_what_is_filled_in_breaks_no_rule_and_is_filled_in_once(table: dict[str, Any]) -> None:
     machine = make_machine({"schema": 1, "cxl": table})
@@ -125,6 +127,8 @@ def test_what_is_filled_in_breaks_no_rule_and_is_filled_in_once(table: dict[str,
     assert max(numbers) <= 255
 
 
+# No deadline: other programs may have the processors.
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(topologies())
 def test_a_completed_description_is_read_back_from_json(table: dict[str, Any]) -> None:
     whole = complete(make_machine({"schema": 1, "cxl": table}), "/vm")
