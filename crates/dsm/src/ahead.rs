@@ -60,7 +60,8 @@ impl Appetite {
 
     /// For pages that nobody has touched, `most` at once.
     pub(crate) fn for_zeroes(most: u64) -> Self {
-        Self::new(FIRST_ZEROES.min(most), 2, most, most, ZERO_STREAMS)
+        let first = FIRST_ZEROES.min(most);
+        Self::new(first, 2, most, first, ZERO_STREAMS)
     }
 
     /// For copies for reading, `most` at once: 1, 4, 16.
@@ -70,20 +71,31 @@ impl Appetite {
 
     /// How many pages, the asked one included, `node` should get that now asks for `page`.
     pub(crate) fn window(&self, node: NodeId, page: PageNumber) -> u64 {
+        self.window_and_way(node, page).0
+    }
+
+    /// The same, and whether the node goes upwards.
+    fn window_and_way(&self, node: NodeId, page: PageNumber) -> (u64, bool) {
         if self.most <= 1 {
-            return 1;
+            return (1, false);
         }
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = nodes.entry(node).or_default();
-        let near = |stream: &Stream| stream.last.abs_diff(page) <= self.near;
-        let window = match streams.iter().position(near) {
-            Some(at) => (streams.remove(at).window * self.factor).min(self.most),
-            None => self.first,
+        let near = |stream: &Stream| stream.last.abs_diff(page) <= self.near.max(stream.window);
+        let (window, upwards) = match streams.iter().position(near) {
+            Some(at) => {
+                let stream = streams.remove(at);
+                (
+                    (stream.window * self.factor).min(self.most),
+                    page > stream.last,
+                )
+            }
+            None => (self.first, false),
         };
         // Latest first, so that the one that was not used for longest is forgotten.
         streams.truncate(self.streams - 1);
         streams.insert(0, Stream { last: page, window });
-        window
+        (window, upwards)
     }
 }
 
@@ -184,8 +196,12 @@ impl Core {
         if !is_untouched(chunk.both(index).1) {
             return;
         }
-        let pages = self.zeroes.window(to, segment.first + offset);
-        let block = group(segment, offset, pages);
+        let (pages, upwards) = self.zeroes.window_and_way(to, segment.first + offset);
+        let mut block = group(segment, offset, pages);
+        if upwards {
+            // What it has passed by belongs to somebody else, who would have to ask for each page.
+            block = offset..(offset + pages).min(segment.pages);
+        }
         let run = self.give_around(segment, &mut chunk, offset, &block, to);
         drop(chunk);
         self.give_further(segment, run, &block, to);

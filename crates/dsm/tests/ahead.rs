@@ -78,9 +78,9 @@ fn a_run_ends_at_the_first_page_that_somebody_has() {
             head.engine.counters().faults_write
         };
         assert_eq!(requests(&[16, 17, 29]), 1); // 16..30
-        assert_eq!(requests(&[31, 15]), 3); // 31..32 and 0..16
-        assert_eq!(requests(&[60, 63]), 4); // 32..64
-        assert_eq!(requests(&[71, 127, 64, 69]), 6); // 71..128, then 64..70
+        assert_eq!(requests(&[31, 15]), 3); // upwards: 31..63, downwards: 0..16
+        assert_eq!(requests(&[60, 63]), 4); // 63..70
+        assert_eq!(requests(&[71, 127, 64, 69]), 5); // 71..135
         assert_eq!((head.read(30, 0), head.read(70, 0)), (7, 8));
     });
 }
