@@ -98,18 +98,31 @@ def test_a_killed_head(running: Life) -> None:
     assert error.exit_code == 122
 
 
+def lab_machine(name: str) -> int:
+    """The process of a lab machine of this test."""
+    listed = subprocess.run(["pgrep", "-f", f"leviathan-{name}"], capture_output=True, text=True).stdout.split()
+    (pid,) = [
+        int(pid)
+        for pid in listed
+        if Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system") and str(os.getpid()) in _ancestors(int(pid))
+    ]
+    return pid
+
+
 @pytest.mark.usefixtures("nothing_left")
-def test_a_killed_lab_machine() -> None:
+def test_a_killed_lab_machine(running: Life) -> None:
+    """With all nodes in it, the head is lost first."""
+    error = fails(running, LeviathanError, lambda: os.kill(lab_machine("lab0"), signal.SIGKILL))
+    assert "lab0" in error.message
+    assert error.exit_code in (122, 123)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_killed_lab_machine_of_two() -> None:
     machine = Machine(cpus=2, memory="512M", nodes=2, on="lab", lab={"machines": 2})
     with Life(machine, Work("sleep 1000")) as life:
         life.start()
-        (pid,) = [
-            int(pid)
-            for pid in subprocess.run(["pgrep", "-f", "leviathan-lab1"], capture_output=True, text=True).stdout.split()
-            if Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
-            and str(os.getpid()) in _ancestors(int(pid))
-        ]
-        error = fails(life, NodeLost, lambda: os.kill(pid, signal.SIGKILL))
+        error = fails(life, NodeLost, lambda: os.kill(lab_machine("lab1"), signal.SIGKILL))
     assert "node1" in error.message
 
 
@@ -127,7 +140,14 @@ def _ancestors(pid: int) -> list[str]:
 @pytest.mark.usefixtures("nothing_left")
 def test_signals_end_everything(number: int, code: int, nodes: str) -> None:
     words = ["run", "--nodes", nodes, "--cpus", "2", "--memory", "512M", "--exec", "echo up; sleep 1000"]
-    with subprocess.Popen([lev(), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [lev(), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has made them ignore SIGINT, and lev leaves an ignored signal so.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         assert ours(process.pid)
