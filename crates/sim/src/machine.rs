@@ -243,7 +243,7 @@ impl<'a> Machine<'a> {
                 end
             }
             Action::SendPage(to, access) => {
-                let (version, end) = (copy.version, after + costs.copy_ns + costs.send_ns);
+                let (version, end) = (copy.version, after + costs.send_ns);
                 let message = Message::Contents {
                     access,
                     zero: false,
@@ -252,7 +252,7 @@ impl<'a> Machine<'a> {
                 end
             }
             Action::SendAhead(to) => {
-                let (version, end) = (copy.version, after + costs.copy_ns + costs.send_ns);
+                let (version, end) = (copy.version, after + costs.send_ns);
                 self.send(
                     at,
                     to,
@@ -284,7 +284,7 @@ impl<'a> Machine<'a> {
                 let end = after + costs.install_ns;
                 self.wake(at, page, end)
             }
-            Action::CopyToSlot(_) | Action::ZeroSlot(_) => after + costs.copy_ns,
+            Action::Read | Action::CopyToSlot(_) | Action::ZeroSlot(_) => after + costs.copy_ns,
             Action::Wake => self.wake(at, page, after),
             Action::Defer(demand) => {
                 let due = copy.granted.unwrap_or(0) + self.scenario.hold_ns;
