@@ -141,9 +141,7 @@ def colours(png: bytes) -> set[bytes]:
 def test_the_screen_shows_what_the_guest_prints(shared: Lev, tmp_path: Path) -> None:
     shared.ok("exec", "box", "--", "clear > /dev/tty0")
     shared.ok("screenshot", "box", str(tmp_path / "before.png"))
-    shared.ok(
-        "exec", "box", "--", "for i in 1 2 3 4 5 6 7 8; do echo ################ > /dev/tty0; done; ps > /dev/tty0"
-    )
+    shared.ok("exec", "box", "--", "ps > /dev/tty0")
     facts = json.loads(shared.ok("screenshot", "box", str(tmp_path / "after.png"), "--json"))
     before, after = (tmp_path / "before.png").read_bytes(), (tmp_path / "after.png").read_bytes()
     assert len(colours(after)) == facts["colours"] >= 2, "blank"
