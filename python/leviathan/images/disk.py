@@ -44,7 +44,8 @@ set -e
 mkdir /mnt
 mount -t ext4 /dev/vda1 /mnt
 echo 'unpacking the system' >&2
-tar -x --numeric-owner --xattrs --xattrs-include='*' -f /dev/vdb -C /mnt
+# By its path: the shell takes busybox's own tar otherwise, which knows no extended attributes.
+@TAR@ -x --numeric-owner --xattrs --xattrs-include='*' -f /dev/vdb -C /mnt
 echo 'LABEL=@LABEL@ / ext4 errors=remount-ro 0 1' > /mnt/etc/fstab
 echo '@NAME@' > /mnt/etc/hostname
 printf '127.0.0.1 localhost\n127.0.1.1 %s\n' '@NAME@' > /mnt/etc/hosts
@@ -177,15 +178,16 @@ def _partition(disk: Path, size: int) -> None:
 
 
 def _fill(disk: Path, archive: Path, order: Install, progress: Progress) -> None:
+    tar = shutil.which("tar") or "/bin/tar"
     machine = Machine(
         nodes=0,
         cpus=min(os.cpu_count() or 1, 4),
         memory=GIB,
         boot="kernel",
-        programs=[Path(shutil.which("tar") or "/bin/tar")],
+        programs=[Path(tar)],
         disks=[Disk(file=disk, format="raw"), Disk(file=archive, format="raw", readonly=True)],
     )
-    script = FILL.replace("@LABEL@", LABEL).replace("@NAME@", order.name)
+    script = FILL.replace("@LABEL@", LABEL).replace("@NAME@", order.name).replace("@TAR@", tar)
     said: list[bytes] = []
 
     def hear(data: bytes) -> None:
