@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from leviathan.model import load_machine
+from leviathan.model import Machine, load_machine
 from leviathan.model.complete import complete
 from leviathan.qemu import Launch, QemuFacts, probe_binary, probe_facts, render
 from leviathan.rules import check
 
-__all__ = ["examples", "take"]
+__all__ = ["examples", "take", "take_machine"]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -32,8 +32,12 @@ def _facts(qemu: str) -> QemuFacts:
 
 def take(example: Path, qemu: str, folder: Path) -> None:
     """QEMU starts the machine without a word and has its host bridges; skips where the rules refuse it."""
-    facts = _facts(qemu)
-    described = load_machine(example, {"qemu": qemu})
+    take_machine(load_machine(example, {"qemu": qemu}), folder)
+
+
+def take_machine(described: Machine, folder: Path) -> None:
+    """As ``take``, for a machine that is described already."""
+    facts = _facts(described.qemu)
     errors = [finding for finding in check(described, qemu=facts, directory=folder) if finding.severity == "error"]
     if errors:
         pytest.skip(f"refused: {errors[0]}")
