@@ -36,6 +36,9 @@ pub enum Command {
         rounds: usize,
         /// Bytes of each answer.
         answer: u32,
+        /// Tell the servers that the answer has come; nobody waits for that.
+        #[serde(default)]
+        acknowledge: bool,
     },
     /// Let a raw server send so many answers in one go.
     Stream {

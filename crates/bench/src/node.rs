@@ -88,8 +88,10 @@ impl Node {
                 addresses,
                 rounds,
                 answer,
+                acknowledge,
             } => {
-                let ns = tcp::ask(&addresses, rounds, answer).map_err(|error| error.to_string())?;
+                let ns = tcp::ask(&addresses, rounds, answer, acknowledge)
+                    .map_err(|error| error.to_string())?;
                 Ok(Answer::Samples { ns })
             }
             Command::Stream {

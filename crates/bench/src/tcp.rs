@@ -56,8 +56,14 @@ fn connect(address: &String) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks all servers at the same time and waits for all answers; nanoseconds of each round.
-pub fn ask(addresses: &[String], rounds: usize, answer: u32) -> io::Result<Vec<u64>> {
+/// Asks all servers at the same time and waits for all answers; nanoseconds of each round. `acknowledge`: tells the
+/// servers afterwards, which belongs to the round as far as this side is busy with it.
+pub fn ask(
+    addresses: &[String],
+    rounds: usize,
+    answer: u32,
+    acknowledge: bool,
+) -> io::Result<Vec<u64>> {
     let mut streams = addresses
         .iter()
         .map(connect)
@@ -71,6 +77,9 @@ pub fn ask(addresses: &[String], rounds: usize, answer: u32) -> io::Result<Vec<u
         }
         for stream in &mut streams {
             stream.read_exact(&mut buffer)?;
+            if acknowledge {
+                stream.write_all(&request(0, 0))?;
+            }
         }
         samples.push(start.elapsed().as_nanos() as u64);
     }
@@ -102,7 +111,7 @@ mod tests {
     fn answers_have_the_size_that_was_asked_for() {
         let address = serve().unwrap();
         assert_eq!(
-            ask(&[address.clone(), address.clone()], 3, 4112)
+            ask(&[address.clone(), address.clone()], 3, 4112, true)
                 .unwrap()
                 .len(),
             3

@@ -44,6 +44,8 @@ class Floor:
             self.samples: dict[str, list[int]] = {f"local_{name}": ns for name, ns in kinds.items()}
             for name, answer in (("tcp_page", FRAME + PAGE), ("tcp_frame", FRAME)):
                 self.samples[name] = client.ask("ask", addresses=[address], rounds=samples, answer=answer)["ns"]
+            acknowledged = client.ask("ask", addresses=[address], rounds=samples, answer=FRAME + PAGE, acknowledge=True)
+            self.samples["tcp_page_ack"] = acknowledged["ns"]
             count = max(2000, samples)
             total = client.ask("stream", address=address, count=count, answer=FRAME + PAGE)["total_ns"]
             self.stream_mb = count * PAGE * 1000 / total
@@ -80,6 +82,7 @@ FLOORS = {
     "local_take": "floor: page taken away (protect, copy, drop)",
     "local_drop": "floor: copy dropped",
     "tcp_page": "floor: TCP, 16 bytes there, 4112 back",
+    "tcp_page_ack": "floor: the same, then 16 bytes that nobody waits for",
     "tcp_frame": "floor: TCP, 16 bytes there, 16 back",
 }
 
