@@ -11,7 +11,7 @@ from test_named_vm import Lev
 
 from leviathan.images import suite
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 PMEM = """
 schema = 1
@@ -56,9 +56,11 @@ def pmem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lev]:
     folder = tmp_path_factory.mktemp("cxl")
     (folder / "pmem.toml").write_text(PMEM)
     here = Lev(folder / "state")
-    here.ok("run", "-q", "-d", "--name", "old", str(folder / "pmem.toml"))
-    yield here
-    here("stop", "--now", "old")
+    try:
+        here.ok("run", "-q", "-d", "--name", "old", str(folder / "pmem.toml"))
+        yield here
+    finally:
+        here("stop", "--now", "old")
 
 
 def test_persistent_memory_from_region_to_file(pmem: Lev, tmp_path: Path) -> None:
@@ -134,9 +136,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lev]:
     folder = tmp_path_factory.mktemp("cxl")
     (folder / "mixed.toml").write_text(MIXED)
     here = Lev(folder / "state")
-    here.ok("run", "-q", "-d", "--name", "new", "--qemu", found[0], "--kernel", found[1], str(folder / "mixed.toml"))
-    yield here
-    here("stop", "--now", "new")
+    try:
+        here.ok(
+            "run", "-q", "-d", "--name", "new", "--qemu", found[0], "--kernel", found[1], str(folder / "mixed.toml")
+        )
+        yield here
+    finally:
+        here("stop", "--now", "new")
 
 
 def test_interleave_over_both_bridges_in_any_order(mixed: Lev) -> None:

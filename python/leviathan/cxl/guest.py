@@ -29,6 +29,7 @@ echo '@@ nodes'
 for node in /sys/devices/system/node/node[0-9]*; do
     awk -v cpus="$(cat "$node/cpulist")" '$3 == "MemTotal:" { print $2, $4, cpus }' "$node/meminfo"
 done
+echo '@@ paths'; for memdev in /sys/bus/cxl/devices/mem*; do readlink -f "$memdev"; done
 echo '@@ poison'
 trace=/sys/kernel/tracing/instances/leviathan
 [ -d /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing
@@ -88,9 +89,8 @@ class CxlGuest:
             )
         parts = _sections(done.stdout)
         names = self.names()
-        return parse_topology(
-            parts["cxl"], parts["ndctl"], parts["mounts"], parts["nodes"], names, poison=parts["poison"]
-        )
+        cxl, ndctl, mounts, nodes = (parts[name] for name in ("cxl", "ndctl", "mounts", "nodes"))
+        return parse_topology(cxl, ndctl, mounts, nodes, names, poison=parts["poison"], paths=parts["paths"])
 
     def memdevs(self, wanted: Sequence[str], topology: Topology) -> list[Memdev]:
         """Devices by QEMU's name, serial number, or the guest's name. Raises ``UsageError``."""
@@ -127,7 +127,7 @@ def _serial(word: str) -> int | None:
 
 def _sections(text: str) -> dict[str, str]:
     parts = re.split(r"^@@ (\w+)\n", text, flags=re.MULTILINE)
-    found = {"cxl": "", "ndctl": "", "mounts": "", "nodes": "", "poison": ""}
+    found = {"cxl": "", "ndctl": "", "mounts": "", "nodes": "", "poison": "", "paths": ""}
     return found | dict(zip(parts[1::2], parts[2::2], strict=False))
 
 

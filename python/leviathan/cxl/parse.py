@@ -64,13 +64,14 @@ def parse_topology(
     names: Names | None = None,
     *,
     poison: str = "",
+    paths: str = "",
 ) -> Topology:
     """The topology from the outputs of ``cxl list -BDEMPRTX -i``, ``ndctl list -BNRD -i``, ``/proc/mounts`` and others.
 
-    ``nodes`` holds lines ``NUMBER KIB CPUS``, ``poison`` the kernel's trace of the poison lists. Raises
-    ``GuestToolError``.
+    ``nodes`` holds lines ``NUMBER KIB CPUS``, ``poison`` the kernel's trace of the poison lists, ``paths`` the devices'
+    places in sysfs (Linux before 6.3 does not say by which port a device is reached). Raises ``GuestToolError``.
     """
-    reader = _Reader(names or Names(), _namespaces(ndctl, mounts), _poison(poison))
+    reader = _Reader(names or Names(), _namespaces(ndctl, mounts), _poison(poison), _parents(paths))
     for item in read_json(cxl, "cxl list"):
         reader.take(_table(item))
     return Topology(
@@ -88,9 +89,12 @@ class _Reader:
         names: Names,
         namespaces: Mapping[str, tuple[Namespace, ...]],
         poison: Mapping[str, tuple[tuple[int, int, str], ...]],
+        parents: Mapping[str, str],
     ) -> None:
         self._names = names
         self._poison = poison
+        self._parents = parents
+        self._hosts: dict[str, str] = {}
         self._namespaces = namespaces
         self.windows: list[Window] = []
         self.bridges: list[Port] = []
@@ -100,10 +104,13 @@ class _Reader:
     def take(self, item: Table) -> None:
         """A bus, or a group of some: the tool prints groups when there is more than one kind of things."""
         if "bus" in item:
+            for dport in _tables(item.get("dports")):
+                pair = (_text(dport, "dport"), _text(dport, "alias"))
+                self._hosts |= {name: next((each for each in pair if _bus(each) >= 0), name) for name in pair if name}
             for window in _children(item, "decoders"):
                 self._window(window)
             for port in _children(item, "ports"):
-                self.bridges.append(self._port(port, "bridge", self._names.bridges.get(_bus(_text(port, "host")))))
+                self.bridges.append(self._port(port, "bridge", self._names.bridges.get(_bus(self._host(port)))))
             # On a bus without bridges devices hang below the root itself.
             self.loose += [self._memdev(endpoint) for endpoint in _children(item, "endpoints")]
         elif "memdev" in item:
@@ -113,6 +120,15 @@ class _Reader:
                 for each in _tables(value):
                     self.take(each)
 
+    def _host(self, item: Table, name: str = "host") -> str:
+        """A bridge's host by its PCI name, which Linux before 6.3 gives as an alias."""
+        host = _text(item, name)
+        return self._hosts.get(host, host)
+
+    def _parent(self, item: Table, host: str) -> str:
+        """The downstream port that something hangs on."""
+        return _text(item, "parent_dport") or self._parents.get(host, "")
+
     def _window(self, item: Table) -> None:
         decoder = _text(item, "decoder")
         targets = sorted(_tables(item.get("targets")), key=lambda target: _number(target, "position"))
@@ -121,7 +137,7 @@ class _Reader:
                 decoder=decoder,
                 resource=_number(item, "resource"),
                 size=_number(item, "size"),
-                targets=tuple(_text(target, "target") for target in targets),
+                targets=tuple(self._host(target, "target") for target in targets),
                 granularity=_number(item, "interleave_granularity") or 256,
                 pmem=item.get("pmem_capable") is True,
                 ram=item.get("volatile_capable") is True,
@@ -156,10 +172,12 @@ class _Reader:
             for dport in dports
         }
         for port in _children(item, "ports"):
-            parent = _text(port, "parent_dport")
+            parent = self._parent(port, _text(port, "host"))
             below[parent] = self._port(port, "switch", self._names.switches.get(ids.get(parent) or ""))
         for endpoint in _children(item, "endpoints"):
-            below[_text(endpoint, "parent_dport")] = self._memdev(endpoint)
+            memdev = self._memdev(endpoint)
+            # Two whose ports are not known must not hide each other.
+            below[self._parent(endpoint, memdev.host) or memdev.name] = memdev
         slots = [
             Slot(name, _number(dport, "id"), below.pop(name, None), ids.get(name))
             for dport in dports
@@ -173,7 +191,7 @@ class _Reader:
         self.loose += [child for child in below.values() if isinstance(child, Memdev)]
         return Port(
             name=_text(item, "port"),
-            host=_text(item, "host"),
+            host=self._host(item),
             kind=kind,
             slots=tuple(slots),
             decoders=tuple(_decoder(decoder) for decoder in _children(item, "decoders")),
@@ -244,6 +262,15 @@ def _namespaces(text: str, mounts: str) -> dict[str, tuple[Namespace, ...]]:
                     )
                 )
         found[_text(region, "dev")] = tuple(sorted(namespaces, key=lambda namespace: namespace.name))
+    return found
+
+
+def _parents(paths: str) -> dict[str, str]:
+    """What each PCI device hangs on: ``…/0000:0c:00.0/0000:0d:00.0/mem0`` says it of 0000:0d:00.0."""
+    found: dict[str, str] = {}
+    for path in paths.split():
+        parts = path.split("/")
+        found |= dict(zip(parts[1:], parts, strict=False))
     return found
 
 
