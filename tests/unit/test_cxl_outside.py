@@ -115,6 +115,19 @@ def test_a_switch() -> None:
     assert (region.daxes[0].mode, region.daxes[0].online, region.daxes[0].blocks) == ("system-ram", 0, 4)
 
 
+def test_linux_6_1_names_neither_ports_nor_bridges() -> None:
+    """Recorded with QEMU 7.2: places of devices come from sysfs, bridges have their PCI names as aliases."""
+    ports = ("0000:0c:01.0/0000:0e:00.0/mem0", "0000:0c:00.0/0000:0d:00.0/mem1")
+    paths = "".join(f"/sys/devices/pci0000:0c/{port}\n" for port in ports)
+    names = Names({1: "cxl-pmem0", 2: "cxl-pmem1"}, {12: "hb0"}, {("hb0", 0): "hb0rp0", ("hb0", 1): "hb0rp1"})
+    text = (DATA / "linux61-a.cxl.json").read_text()
+    topology = parse_topology(text, names=names, paths=paths)
+    assert [device["where"] for device in devices_json(topology)] == ["hb0 > hb0rp0", "hb0 > hb0rp1"]
+    assert topology.windows[0].targets == ("pci0000:0c",)
+    assert plan_region(topology, by_serial(topology, 2)).window.decoder == "decoder0.0"
+    assert len(list(parse_topology(text).memdevs())) == 2, "without their places, too"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "Warning: no matching devices found\n", "[]", '[{"bus": 7, "ports:root0": [1, {"dports": 3}]}]', "[[[]]]"],

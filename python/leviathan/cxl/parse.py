@@ -151,7 +151,8 @@ class _Reader:
         mappings = sorted(_tables(item.get("mappings")), key=lambda mapping: _number(mapping, "position"))
         return Region(
             name=name,
-            kind=_text(item, "type"),
+            # Linux before 6.3 has no other kind, and does not say so.
+            kind=_text(item, "type") or "pmem",
             size=_number(item, "size"),
             ways=_number(item, "interleave_ways") or 1,
             granularity=_number(item, "interleave_granularity"),
