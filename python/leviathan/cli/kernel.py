@@ -39,6 +39,7 @@ def build(
     """
     from leviathan.images import kernelbuild
     from leviathan.images.kernelbuild import Order
+    from leviathan.vm.signals import stop_signals
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -48,7 +49,9 @@ def build(
         left_out = kernelbuild.configure(order, say)
         path, release = order.objects / ".config", ""
     else:
-        built = kernelbuild.build(order, say)
+        # Whatever ends us ends make and its compilers.
+        with stop_signals():
+            built = kernelbuild.build(order, say)
         left_out, path, release = built.left_out, built.vmlinuz, built.release
     for symbol in left_out:
         say(f"not in this kernel: CONFIG_{symbol.name} ({symbol.why})")
