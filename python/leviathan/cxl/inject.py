@@ -23,7 +23,7 @@ POLL_SECONDS = 0.5
 EVENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "general-media": (
         "cxl-inject-general-media-event",
-        {"log": "informational", "flags": 1, "dpa": 0, "descriptor": 1, "type": 3, "transaction-type": 1},
+        {"log": "informational", "flags": 1, "dpa": 0, "descriptor": 1, "type": 0, "transaction-type": 1},
     ),
     "dram": (
         "cxl-inject-dram-event",
@@ -53,7 +53,7 @@ EVENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """By the name of the kind: the monitor's command, and arguments for those that are not given.
 
-Not any numbers: Linux warns of a threshold or a scrub event without a count.
+Not any numbers: Linux warns of types 1 and more in ways that depend on counts (it tests bits of them).
 """
 TRACED = ("general-media", "dram", "memory-module")
 """Kinds that the guest's kernel shows as trace events."""
