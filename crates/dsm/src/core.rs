@@ -2,6 +2,7 @@
 
 use crate::ahead::Appetite;
 use crate::frames::Frame;
+use crate::gate::Gate;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
 use crate::memory::{self, PageBuffer};
 use crate::pool::Pool;
@@ -14,7 +15,7 @@ use lev_wire::frame::{Header, HEADER_LEN};
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
@@ -42,7 +43,10 @@ pub(crate) struct Core {
     pub(crate) early: Mutex<VecDeque<(NodeId, Header, Vec<u8>)>>,
     pub(crate) holds: HoldQueue,
     pub(crate) visits: Visits,
-    fetch_time: FetchTime,
+    pub(crate) fetch_time: FetchTime,
+    pub(crate) gate: Gate,
+    /// Nobody here works on what this node holds.
+    pub(crate) idle: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
     pub(crate) stopped: AtomicBool,
@@ -177,6 +181,8 @@ struct Place<'a> {
     /// The bytes came without a request.
     unasked: bool,
     holding_us: u32,
+    /// This node's turn keeps the page for so long.
+    turn_us: u64,
 }
 
 impl Core {
@@ -212,6 +218,8 @@ impl Core {
             holds: HoldQueue::default(),
             visits: Visits::default(),
             fetch_time: FetchTime::new(),
+            gate: Gate::new(config.me),
+            idle: OnceLock::new(),
             discards: Discards::default(),
             stats: Stats::default(),
             stopped: AtomicBool::new(false),
@@ -268,8 +276,12 @@ impl Core {
             (&mut chunk.pages[index], None)
         };
         let age_us = self.age_us(record);
-        let holding_us =
-            hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0);
+        let turn_us = self.turn_keeps_us(record);
+        let holding_us = if self.is_fighting() {
+            self.hold_us // who has the turn keeps its pages, so nobody else must
+        } else {
+            hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0)
+        };
         // At home the answer to its own request and the next demand come out of one event: what was granted a moment
         // ago has not been used yet.
         let fresh = record.node.pending.is_some()
@@ -280,7 +292,7 @@ impl Core {
             );
         let mut ask = Ask {
             pool: self.pool.as_ref(),
-            held: fresh || age_us < holding_us,
+            held: fresh || age_us < holding_us || turn_us > 0,
         };
         let mut page = Page {
             rules: &self.rules,
@@ -311,6 +323,7 @@ impl Core {
             received,
             unasked: matches!(event, Event::Message(_, Message::ReadAhead { .. }, _)),
             holding_us,
+            turn_us,
         };
         for action in actions.iter() {
             self.act(*action, &place, record, &mut scratch.buffer)?;
@@ -389,8 +402,10 @@ impl Core {
             Action::Defer(demand) => {
                 self.stats.holds.add(1);
                 let left = place.holding_us.saturating_sub(self.age_us(record));
-                let wait = Duration::from_micros(u64::from(left));
-                self.holds.push(Instant::now() + wait, place.page, demand);
+                let wait = Duration::from_micros(u64::from(left).max(place.turn_us));
+                let for_turn = place.turn_us > u64::from(left);
+                let until = Instant::now() + wait;
+                self.holds.push(until, for_turn, place.page, demand);
             }
             Action::DiscardDone => self.discards.complete(place.page),
             Action::Promoted(_) => self.stats.promotions.add(1),

@@ -63,6 +63,10 @@ pub struct Counters {
     pub holds: u64,
     /// Requests that waited behind another one at this home.
     pub waits: u64,
+    /// Turns that this node has had; see `docs/design/0008-turns.md`.
+    pub turns: u64,
+    /// Faults that waited for a turn.
+    pub turn_waits: u64,
     /// Pages discarded by this node.
     pub discards: u64,
     /// Time from fault to wake of faults that needed another node; see [`LATENCY_BUCKETS`].
@@ -99,6 +103,8 @@ impl Counters {
             ("pool_free", self.pool_free),
             ("holds", self.holds),
             ("waits", self.waits),
+            ("turns", self.turns),
+            ("turn_waits", self.turn_waits),
             ("discards", self.discards),
         ]
     }

@@ -164,6 +164,9 @@ impl Engine {
             .stats
             .bytes_received
             .add((HEADER_LEN + payload.len()) as u64);
+        if header.kind == frames::TURN {
+            return self.on_turn(from, header, payload);
+        }
         self.checked(from, &header, payload)?;
         let table = self.table();
         match table.find_page(header.arg) {
@@ -209,6 +212,12 @@ impl Engine {
                 self.core.discards.wait(&ticket, &self.core.stopped);
             }
         }
+    }
+
+    /// Tells the engine how to see that nobody on this node works on what it holds, and with that lets it take turns
+    /// with other nodes if there is no pool. The first call counts.
+    pub fn take_turns(&self, idle: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.core.idle.set(idle);
     }
 
     /// The counters now. Looks at every page for the hottest ones: not for a busy loop.
@@ -356,6 +365,26 @@ impl Engine {
             }
             message => Ok(message),
         }
+    }
+
+    fn on_turn(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
+        let word = frames::decode_turn(&header, payload, from, self.core.rules.me);
+        let known = from.0 < self.core.nodes && from != self.core.rules.me;
+        let word = word.and_then(|word| {
+            known
+                .then_some(word)
+                .ok_or("not from another node of the cluster")
+        });
+        let word = word.map_err(|why| DsmError::Peer {
+            from,
+            kind: header.kind,
+            arg: header.arg,
+            why,
+        })?;
+        let table = self.table();
+        let result = SCRATCH.with_borrow_mut(|scratch| self.core.hear(from, word, &table, scratch));
+        drop(table);
+        self.settle(from, &header, result)
     }
 
     fn keep_early(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {

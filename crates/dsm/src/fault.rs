@@ -68,8 +68,11 @@ impl Core {
                     (_, Access::Write) => self.stats.faults_write.add(1),
                 }
                 record.faulted_ns = (self.now_ns() as u32).max(1);
-                self.visits
-                    .note(fault.thread, segment.first + offset, self.now_us(), record);
+                let page = segment.first + offset;
+                self.visits.note(fault.thread, page, self.now_us(), record);
+                if !self.may_ask(fault.thread, page, access) {
+                    return Ok(());
+                }
             }
         }
         self.handle_locked(

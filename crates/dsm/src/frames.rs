@@ -1,6 +1,7 @@
 //! Messages of the protocol as frames: the page number is the header's `arg`, small operands its `tag`.
 
 use crate::segment::CHUNK_PAGES;
+use crate::turns::Word;
 use lev_coherence::{Access, Demand, Message, Slot};
 use lev_wire::frame::Header;
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
@@ -8,7 +9,7 @@ use std::ops::RangeInclusive;
 
 /// Kinds of frames that belong to the engine; a channel that carries more than pages passes these to
 /// [`Engine::on_frame`](crate::Engine::on_frame).
-pub const FRAME_KINDS: RangeInclusive<u16> = GET..=READ_AHEAD;
+pub const FRAME_KINDS: RangeInclusive<u16> = GET..=TURN;
 
 const GET: u16 = 0x0D01;
 const DISCARD: u16 = 0x0D02;
@@ -24,6 +25,8 @@ const DISCARDED: u16 = 0x0D0B;
 const CONTENTS: u16 = 0x0D0C;
 const GIVE_ZERO: u16 = 0x0D0D;
 const READ_AHEAD: u16 = 0x0D0E;
+/// Not about a page: the tag says what.
+pub(crate) const TURN: u16 = 0x0D0F;
 
 /// Tag of `FETCH`: this bit is the access, the others are the node.
 const FETCH_WRITE: u16 = 1 << 15;
@@ -89,9 +92,42 @@ impl Frame {
         frame
     }
 
+    /// A word about turns.
+    pub(crate) fn turn(word: Word) -> Self {
+        let mut frame = Self::new(0, Message::Installed);
+        frame.header.kind = TURN;
+        frame.header.tag = match word {
+            Word::Ask => 0,
+            Word::Give => 1,
+            Word::Recall => 2,
+            Word::Over => 3,
+        };
+        frame
+    }
+
     /// The operand bytes that follow the header, if any.
     pub(crate) fn operand(&self) -> &[u8] {
         &self.operand[..self.operand_len]
+    }
+}
+
+/// Reads a word about turns, for node `me` from node `from`; the error says what is wrong with it.
+pub(crate) fn decode_turn(
+    header: &Header,
+    payload: &[u8],
+    from: NodeId,
+    me: NodeId,
+) -> Result<Word, &'static str> {
+    if !payload.is_empty() || header.len != 0 || header.arg != 0 {
+        return Err("a word about turns carries nothing");
+    }
+    match header.tag {
+        0 if me == NodeId::HEAD => Ok(Word::Ask),
+        3 if me == NodeId::HEAD => Ok(Word::Over),
+        1 if from == NodeId::HEAD => Ok(Word::Give),
+        2 if from == NodeId::HEAD => Ok(Word::Recall),
+        0..=3 => Err("only node 0 gives turns"),
+        _ => Err("unknown word about turns"),
     }
 }
 
@@ -212,6 +248,25 @@ mod tests {
         assert_eq!(decode(&run.header, &[]), Ok(Message::GiveZero));
         for count in [0, 65] {
             assert!(decode(&Frame::give_zeroes(9, count).header, &[]).is_err());
+        }
+    }
+
+    #[test]
+    fn words_about_turns_go_to_the_head_and_come_from_it() {
+        let (head, node) = (NodeId::HEAD, NodeId(1));
+        for (word, from, to) in [
+            (Word::Ask, node, head),
+            (Word::Over, node, head),
+            (Word::Give, head, node),
+            (Word::Recall, head, node),
+        ] {
+            let header = Frame::turn(word).header;
+            assert!(FRAME_KINDS.contains(&header.kind));
+            assert_eq!(decode_turn(&header, &[], from, to), Ok(word));
+            assert!(decode_turn(&header, &[], to, from).is_err());
+            assert!(decode_turn(&header, &[0], from, to).is_err());
+            assert!(decode_turn(&Header { tag: 4, ..header }, &[], from, to).is_err());
+            assert!(decode(&header, &[]).is_err());
         }
     }
 

@@ -29,6 +29,8 @@ const LONGEST_US: u32 = 50_000;
 const ROBBED: u8 = 2;
 /// The same, for a thread that fetched no other page in between.
 const BOUNCED: u8 = 4;
+/// A demand that waits for the end of a turn is looked at so often in between.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Neither is counted further than this.
 const COUNTED: u8 = 15;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
@@ -57,7 +59,7 @@ impl FetchTime {
         self.0.store(new.min(LONGEST_US), Relaxed);
     }
 
-    fn get(&self) -> u32 {
+    pub(crate) fn get(&self) -> u32 {
         self.0.load(Relaxed)
     }
 }
@@ -143,12 +145,23 @@ pub(crate) struct HoldQueue {
 #[derive(Default)]
 struct QueueState {
     heap: BinaryHeap<Reverse<Entry>>,
+    alarm: Option<Instant>,
     stopped: bool,
+}
+
+/// What [`HoldQueue::next`] wakes for.
+pub(crate) enum Due {
+    Demand(Entry),
+    /// The time that [`HoldQueue::wake_at`] was told has come.
+    Alarm,
 }
 
 /// Ordered by deadline only.
 pub(crate) struct Entry {
+    /// When to look at it.
     deadline: Instant,
+    /// When the page may go whatever happens.
+    until: Instant,
     pub(crate) page: PageNumber,
     pub(crate) demand: Demand,
 }
@@ -174,8 +187,13 @@ impl Ord for Entry {
 }
 
 impl HoldQueue {
-    /// Puts a demand off.
-    pub(crate) fn push(&self, deadline: Instant, page: PageNumber, demand: Demand) {
+    /// Puts a demand off. `look`: the reason may go away before, so it is looked at in between.
+    pub(crate) fn push(&self, until: Instant, look: bool, page: PageNumber, demand: Demand) {
+        let deadline = if look {
+            until.min(Instant::now() + LOOK_AGAIN)
+        } else {
+            until
+        };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let first = state
             .heap
@@ -183,6 +201,7 @@ impl HoldQueue {
             .is_none_or(|Reverse(entry)| deadline < entry.deadline);
         state.heap.push(Reverse(Entry {
             deadline,
+            until,
             page,
             demand,
         }));
@@ -191,31 +210,39 @@ impl HoldQueue {
         }
     }
 
-    /// Sleeps until a demand is due; `None`: the engine stops.
-    pub(crate) fn next(&self) -> Option<Entry> {
+    /// [`HoldQueue::next`] also wakes at this time; the earliest one counts.
+    pub(crate) fn wake_at(&self, at: Instant) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.alarm.is_none_or(|alarm| at < alarm) {
+            state.alarm = Some(at);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Sleeps until something is due; `None`: the engine stops.
+    pub(crate) fn next(&self) -> Option<Due> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if state.stopped {
                 return None;
             }
-            let wait = match state.heap.peek() {
-                None => None,
-                Some(Reverse(entry)) => match entry.deadline.checked_duration_since(Instant::now())
-                {
-                    None | Some(Duration::ZERO) => {
-                        return state.heap.pop().map(|Reverse(entry)| entry)
-                    }
-                    wait => wait,
-                },
-            };
-            state = match wait {
+            let now = Instant::now();
+            if state.alarm.is_some_and(|alarm| alarm <= now) {
+                state.alarm = None;
+                return Some(Due::Alarm);
+            }
+            let demand = state.heap.peek().map(|Reverse(entry)| entry.deadline);
+            if demand.is_some_and(|deadline| deadline <= now) {
+                return state.heap.pop().map(|Reverse(entry)| Due::Demand(entry));
+            }
+            state = match [demand, state.alarm].into_iter().flatten().min() {
                 None => self
                     .changed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
-                Some(wait) => {
+                Some(at) => {
                     self.changed
-                        .wait_timeout(state, wait)
+                        .wait_timeout(state, at.saturating_duration_since(now))
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
@@ -238,7 +265,20 @@ impl Core {
     pub(crate) fn serve_holds(&self) {
         threads::wake_exactly();
         let mut scratch = Scratch::new();
-        while let Some(entry) = self.holds.next() {
+        while let Some(due) = self.holds.next() {
+            let entry = match due {
+                Due::Demand(entry) => entry,
+                Due::Alarm => {
+                    if let Err(failure) = self.look_at_turn(&mut scratch) {
+                        self.fatal(failure.into_error());
+                    }
+                    continue;
+                }
+            };
+            if Instant::now() < entry.until && self.turn_left_us() > 0 {
+                self.holds.push(entry.until, true, entry.page, entry.demand);
+                continue;
+            }
             let result = {
                 let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
                 match table.find_page(entry.page) {
@@ -326,11 +366,20 @@ mod tests {
     fn demands_come_in_order_of_their_time() {
         let queue = HoldQueue::default();
         let now = Instant::now();
-        queue.push(now + Duration::from_millis(4), 2, Demand::Drop);
-        queue.push(now + Duration::from_millis(2), 1, Demand::Drop);
-        assert_eq!(queue.next().map(|entry| entry.page), Some(1));
-        assert_eq!(queue.next().map(|entry| entry.page), Some(2));
+        let after = |ms| now + Duration::from_millis(ms);
+        queue.push(after(4), false, 2, Demand::Drop);
+        queue.push(after(2), false, 1, Demand::Drop);
+        queue.wake_at(after(5));
+        queue.wake_at(after(3));
+        let order = [(); 3].map(|()| match queue.next() {
+            Some(Due::Demand(entry)) => Some(entry.page),
+            Some(Due::Alarm) | None => None,
+        });
+        assert_eq!(order, [Some(1), None, Some(2)]);
         assert!(now.elapsed() >= Duration::from_millis(4));
+        queue.push(after(5000), true, 3, Demand::Drop);
+        assert!(matches!(queue.next(), Some(Due::Demand(entry)) if entry.page == 3));
+        assert!(now.elapsed() < Duration::from_millis(4000));
         queue.stop();
         assert!(queue.next().is_none());
     }

@@ -12,13 +12,16 @@ mod engine;
 mod error;
 mod fault;
 mod frames;
+mod gate;
 mod hold;
 mod memory;
 mod pool;
 mod prefetch;
 mod segment;
+mod siege;
 mod stats;
 pub mod threads;
+mod turns;
 
 pub use api::{Backing, EngineConfig, PageLink, PoolMapping, SegmentSpec};
 pub use counters::{Counters, HotPage, LATENCY_BUCKETS};

@@ -28,6 +28,8 @@ pub(crate) struct Stats {
     pub(crate) pool_pages: Count,
     pub(crate) holds: Count,
     pub(crate) waits: Count,
+    pub(crate) turns: Count,
+    pub(crate) turn_waits: Count,
     pub(crate) discards: Count,
     latency: Histogram,
 }
@@ -87,6 +89,8 @@ impl Stats {
             pool_free: 0,
             holds: self.holds.get(),
             waits: self.waits.get(),
+            turns: self.turns.get(),
+            turn_waits: self.turn_waits.get(),
             discards: self.discards.get(),
             latency_ns: self.latency.0.iter().map(Count::get).collect(),
             hot_pages: Vec::new(),

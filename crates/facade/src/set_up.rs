@@ -183,6 +183,8 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
         Engine::start(config, Arc::clone(&pages) as Arc<dyn PageLink>),
     );
     let lost_names = Arc::clone(&names);
+    let vcpus = Arc::clone(fabric);
+    engine.take_turns(Box::new(move || vcpus.is_asleep()));
     let peers = Peers::new(Parts {
         me: NodeId::HEAD,
         nodes,

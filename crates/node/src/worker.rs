@@ -120,6 +120,8 @@ impl Worker {
             on_fatal,
         };
         let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
+        let vcpus = Arc::clone(&fabric);
+        engine.take_turns(Box::new(move || vcpus.is_asleep()));
         let peers = Peers::new(Parts {
             me: configure.node,
             nodes,

@@ -67,6 +67,8 @@ pub struct Vcpu {
     poked: AtomicBool,
     place: AtomicU32,
     thread: AtomicI32,
+    /// It waits for an interrupt: nothing that it holds is of use now.
+    pub(crate) asleep: AtomicBool,
     /// What the kernel last said about injection; false after anything that may have changed it.
     pub(crate) ready: AtomicBool,
     /// Number of the caller's run that shall end (see `run_loop::Caller::Remote`).
@@ -103,6 +105,7 @@ impl Vcpu {
             poked: AtomicBool::new(false),
             place: AtomicU32::new(OUTSIDE),
             thread: AtomicI32::new(0),
+            asleep: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             cancelled_run: AtomicU64::new(0),
             clock: AtomicU64::new(0),

@@ -111,6 +111,12 @@ impl Fabric {
         self.vcpus.iter().filter_map(OnceLock::get)
     }
 
+    /// Whether every vCPU of this node waits for an interrupt. A hint: it may change at once.
+    pub fn is_asleep(&self) -> bool {
+        self.all_local()
+            .all(|vcpu| vcpu.asleep.load(Ordering::Relaxed))
+    }
+
     /// Sends an interrupt to whom it addresses. Returns the number of targets.
     pub fn deliver(&self, interrupt: &Interrupt, source: Option<u32>) -> usize {
         let targets = {

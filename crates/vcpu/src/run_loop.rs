@@ -148,7 +148,9 @@ impl Runner {
         let timeout = deadline.map(|at| at.saturating_sub(start));
         let blocked = (caller == Caller::Qemu).then(kick::Blocked::all);
         if !taken_back(vcpu, caller) && timeout != Some(0) && vcpu.enter() {
+            vcpu.asleep.store(true, Ordering::Relaxed);
             kick::wait(&self.mask, timeout);
+            vcpu.asleep.store(false, Ordering::Relaxed);
             vcpu.leave();
         }
         drop(blocked);

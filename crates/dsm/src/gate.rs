@@ -1,0 +1,218 @@
+//! The gate between a fault and the request for its page: closed for pages that are fought over, until this node has its
+//! turn. It only delays requests, as a slow network would; the protocol does not know of it.
+
+use crate::core::{Core, Event, Failure, Scratch};
+use crate::frames::Frame;
+use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
+use crate::siege::Sieges;
+use crate::turns::{Effects, Turns, Word};
+use lev_coherence::{Access, NodeState};
+use lev_wire::{NodeId, PageNumber};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Length of a turn, in times of fetching a page without contention: a set of pages is fetched in a fraction of it.
+const QUANTUM: u64 = 64;
+/// Bounds of it, microseconds.
+const SHORTEST_US: u64 = 1_000;
+const LONGEST_US: u64 = 50_000;
+/// The fight is over when this node has not needed a turn for so long, microseconds.
+const PEACE_US: u64 = 1_000_000;
+
+/// See the module.
+pub(crate) struct Gate {
+    turns: Mutex<Turns>,
+    sieges: Mutex<Sieges>,
+    /// This node has the turn since and until then, microseconds since start; 0: it has not.
+    since_us: AtomicU64,
+    until_us: AtomicU64,
+    /// When a page was last fought over; 0: never.
+    fought_us: AtomicU64,
+    /// The timer's thread must call [`Core::go_on`].
+    go: AtomicBool,
+}
+
+impl Gate {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self {
+            turns: Mutex::new(Turns::new(me)),
+            sieges: Mutex::default(),
+            since_us: AtomicU64::new(0),
+            until_us: AtomicU64::new(0),
+            fought_us: AtomicU64::new(0),
+            go: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Core {
+    /// Nobody on this node works on what it holds.
+    fn is_idle(&self) -> bool {
+        self.idle.get().is_some_and(|idle| idle())
+    }
+
+    /// Turns need somebody who says when this node has nothing to do, and the pool is better.
+    fn takes_turns(&self) -> bool {
+        self.pool.is_none() && self.hold_us > 0 && self.idle.get().is_some()
+    }
+
+    fn micros(&self) -> u64 {
+        self.now_ns() / 1000
+    }
+
+    /// This node takes turns now.
+    pub(crate) fn is_fighting(&self) -> bool {
+        let fought = self.gate.fought_us.load(Relaxed);
+        fought != 0 && self.micros() < fought + PEACE_US
+    }
+
+    /// How long this node's turn lasts, if it has one and use for it.
+    pub(crate) fn turn_left_us(&self) -> u64 {
+        match self
+            .gate
+            .until_us
+            .load(Relaxed)
+            .saturating_sub(self.micros())
+        {
+            0 => 0,
+            left if self.is_idle() => {
+                let _ = left;
+                0
+            }
+            left => left,
+        }
+    }
+
+    /// How long this node's turn keeps the page: what it was granted in this turn, and may write.
+    pub(crate) fn turn_keeps_us(&self, record: &PageRecord) -> u64 {
+        if record.node.state != NodeState::Exclusive || record.granted_us == 0 {
+            return 0;
+        }
+        match self.turn_left_us() {
+            0 => 0,
+            left => {
+                let since = self.gate.since_us.load(Relaxed);
+                let age = u64::from(self.now_us().wrapping_sub(record.granted_us));
+                let granted = self.micros().saturating_sub(age);
+                if granted >= since {
+                    left
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
+    /// A thread needs a page. `false`: it waits for this node's turn, and so does the request.
+    pub(crate) fn may_ask(&self, thread: u32, page: PageNumber, access: Access) -> bool {
+        if !self.takes_turns() {
+            return true;
+        }
+        let now = self.micros();
+        let fighting = self.is_fighting();
+        let lost = self
+            .gate
+            .sieges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(thread, page, now, fighting);
+        let mut turns = self.turns();
+        if !lost && !(fighting && turns.is_in_set(page)) {
+            return true;
+        }
+        self.gate.fought_us.store(now.max(1), Relaxed);
+        let mut effects = Effects::default();
+        let admitted = turns.admit(page, access, now, self.quantum_us(), &mut effects);
+        self.carry_out(&mut turns, &mut effects);
+        if effects.go {
+            // Not here: the page is locked.
+            self.gate.go.store(true, Relaxed);
+            self.holds.wake_at(Instant::now());
+        }
+        if !admitted {
+            self.stats.turn_waits.add(1);
+        }
+        admitted
+    }
+
+    /// Node `from` said something about turns.
+    pub(crate) fn hear(
+        &self,
+        from: NodeId,
+        word: Word,
+        table: &SegmentTable,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        let mut effects = Effects::default();
+        {
+            let mut turns = self.turns();
+            turns.hear(from, word, self.micros(), self.quantum_us(), &mut effects);
+            self.carry_out(&mut turns, &mut effects);
+        }
+        self.go_on(&effects, table, scratch)
+    }
+
+    /// The timer's thread: ends this node's turn if it is time, and whatever else is due.
+    pub(crate) fn look_at_turn(&self, scratch: &mut Scratch) -> Result<(), Failure> {
+        let mut effects = Effects::default();
+        self.carry_out(&mut self.turns(), &mut effects);
+        effects.go |= self.gate.go.swap(false, Relaxed);
+        if !effects.go {
+            return Ok(());
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        self.go_on(&effects, &table, scratch)
+    }
+
+    fn turns(&self) -> std::sync::MutexGuard<'_, Turns> {
+        self.gate
+            .turns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quantum_us(&self) -> u64 {
+        (u64::from(self.fetch_time.get()) * QUANTUM).clamp(SHORTEST_US, LONGEST_US)
+    }
+
+    /// Sends what came out of an event, under the lock, so that nothing overtakes it; sets the next alarm.
+    fn carry_out(&self, turns: &mut Turns, effects: &mut Effects) {
+        let now = self.micros();
+        let next = turns.tick(now, self.quantum_us(), self.is_idle(), effects);
+        let (since, until) = turns.mine_us().unwrap_or_default();
+        self.gate.since_us.store(since, Relaxed);
+        self.gate.until_us.store(until, Relaxed);
+        for (to, word) in effects.send.drain(..) {
+            self.send_frame(to, &Frame::turn(word), &[]);
+        }
+        if let Some(at) = next {
+            let wait = Duration::from_micros(at.saturating_sub(now));
+            self.holds.wake_at(Instant::now() + wait);
+        }
+    }
+
+    /// This node's turn has begun: asks for all that waited for it, and for the rest of its set. No page is locked.
+    fn go_on(
+        &self,
+        effects: &Effects,
+        table: &SegmentTable,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        if !effects.go {
+            return Ok(());
+        }
+        self.stats.turns.add(1);
+        let pages = self.turns().take_parked();
+        for (page, access) in pages {
+            let Some((segment, offset)) = table.find_page(page) else {
+                continue; // given up since
+            };
+            let (mut chunk, _) = segment.lock(offset);
+            let index = offset as usize % CHUNK_PAGES;
+            let event = Event::Fault(access);
+            self.handle_locked(segment, offset, &mut chunk, index, event, scratch)?;
+        }
+        Ok(())
+    }
+}
