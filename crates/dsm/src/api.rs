@@ -5,6 +5,7 @@ use lev_wire::cluster::EngineOptions;
 use lev_wire::frame::Header;
 use lev_wire::{NodeId, PageNumber};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// The way to the other nodes. Implemented by the transport; the engine never sees a socket.
 pub trait PageLink: Send + Sync {
@@ -12,6 +13,15 @@ pub trait PageLink: Send + Sync {
     /// Never blocks on the peer; frames to one peer arrive in the order of the calls. Called with page locks held,
     /// so it must not call back into the engine. A lost peer is reported elsewhere, never here.
     fn send(&self, to: NodeId, header: Header, parts: &[&[u8]]);
+}
+
+/// What the threads that work on this node's memory do at this moment; hints. See [`Engine::take_turns`](crate::Engine::take_turns).
+#[derive(Clone, Copy, Debug)]
+pub struct Activity {
+    /// None of them works: what this node holds is of no use to it now.
+    pub asleep: bool,
+    /// Time since one of them called a thread of another node, for whose answer it may wait.
+    pub since_call: Duration,
 }
 
 /// Memory that is the same on all nodes: a memfd, the resource file of a shared memory device, a dax device.

@@ -15,7 +15,7 @@ use lev_wire::frame::{Header, HEADER_LEN};
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
@@ -45,8 +45,6 @@ pub(crate) struct Core {
     pub(crate) visits: Visits,
     pub(crate) fetch_time: FetchTime,
     pub(crate) gate: Gate,
-    /// Nobody here works on what this node holds.
-    pub(crate) idle: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
     pub(crate) stopped: AtomicBool,
@@ -219,7 +217,6 @@ impl Core {
             visits: Visits::default(),
             fetch_time: FetchTime::new(),
             gate: Gate::new(config.me),
-            idle: OnceLock::new(),
             discards: Discards::default(),
             stats: Stats::default(),
             stopped: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use crate::memory;
 use crate::pool::Pool;
 use crate::segment::{Chunk, Segment, SegmentTable};
 use crate::threads::{self, StopFlag};
-use crate::{Backing, Counters, DsmError, EngineConfig, HotPage, PageLink, SegmentSpec};
+use crate::{Activity, Backing, Counters, DsmError, EngineConfig, HotPage, PageLink, SegmentSpec};
 use lev_coherence::{Demand, HomePage, HomeState, Message, NodeState, Sharers};
 use lev_uffd::{Memory, Uffd};
 use lev_wire::frame::{Header, HEADER_LEN};
@@ -214,10 +214,10 @@ impl Engine {
         }
     }
 
-    /// Tells the engine how to see that nobody on this node works on what it holds, and with that lets it take turns
-    /// with other nodes if there is no pool. The first call counts.
-    pub fn take_turns(&self, idle: Box<dyn Fn() -> bool + Send + Sync>) {
-        let _ = self.core.idle.set(idle);
+    /// Lets the engine take turns with other nodes when they fight over many pages and there is no pool; `activity` says
+    /// what this node's threads do. The first call counts.
+    pub fn take_turns(&self, activity: Box<dyn Fn() -> Activity + Send + Sync>) {
+        let _ = self.core.gate.activity.set(activity);
     }
 
     /// The counters now. Looks at every page for the hottest ones: not for a busy loop.

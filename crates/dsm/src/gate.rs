@@ -6,22 +6,30 @@ use crate::frames::Frame;
 use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
 use crate::siege::Sieges;
 use crate::turns::{Effects, Turns, Word};
+use crate::Activity;
 use lev_coherence::{Access, NodeState};
 use lev_wire::{NodeId, PageNumber};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Length of a turn, in times of fetching a page without contention: a set of pages is fetched in a fraction of it.
-const QUANTUM: u64 = 64;
+const QUANTUM: u64 = 256;
 /// Bounds of it, microseconds.
 const SHORTEST_US: u64 = 1_000;
-const LONGEST_US: u64 = 50_000;
+const LONGEST_US: u64 = 200_000;
 /// The fight is over when this node has not needed a turn for so long, microseconds.
 const PEACE_US: u64 = 1_000_000;
 
+/// What is assumed of threads about which nobody says anything.
+const IN_THE_DARK: Activity = Activity {
+    asleep: false,
+    since_call: Duration::MAX,
+};
+
 /// See the module.
 pub(crate) struct Gate {
+    pub(crate) activity: OnceLock<Box<dyn Fn() -> Activity + Send + Sync>>,
     turns: Mutex<Turns>,
     sieges: Mutex<Sieges>,
     /// This node has the turn since and until then, microseconds since start; 0: it has not.
@@ -36,6 +44,7 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(me: NodeId) -> Self {
         Self {
+            activity: OnceLock::new(),
             turns: Mutex::new(Turns::new(me)),
             sieges: Mutex::default(),
             since_us: AtomicU64::new(0),
@@ -49,12 +58,16 @@ impl Gate {
 impl Core {
     /// Nobody on this node works on what it holds.
     fn is_idle(&self) -> bool {
-        self.idle.get().is_some_and(|idle| idle())
+        self.activity().asleep
+    }
+
+    fn activity(&self) -> Activity {
+        self.gate.activity.get().map_or(IN_THE_DARK, |now| now())
     }
 
     /// Turns need somebody who says when this node has nothing to do, and the pool is better.
     fn takes_turns(&self) -> bool {
-        self.pool.is_none() && self.hold_us > 0 && self.idle.get().is_some()
+        self.pool.is_none() && self.hold_us > 0 && self.gate.activity.get().is_some()
     }
 
     fn micros(&self) -> u64 {
@@ -179,7 +192,7 @@ impl Core {
     /// Sends what came out of an event, under the lock, so that nothing overtakes it; sets the next alarm.
     fn carry_out(&self, turns: &mut Turns, effects: &mut Effects) {
         let now = self.micros();
-        let next = turns.tick(now, self.quantum_us(), self.is_idle(), effects);
+        let next = turns.tick(now, self.quantum_us(), self.activity(), effects);
         let (since, until) = turns.mine_us().unwrap_or_default();
         self.gate.since_us.store(since, Relaxed);
         self.gate.until_us.store(until, Relaxed);

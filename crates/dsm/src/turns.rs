@@ -4,9 +4,11 @@
 //! speed and never a right: a node without it may be granted any page, and one that keeps it too long is passed over. See
 //! `docs/design/0008-turns.md`.
 
+use crate::Activity;
 use lev_coherence::Access;
 use lev_wire::{NodeId, PageNumber};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// A node that was asked to end its turn and says nothing for so long is passed over, microseconds.
 const SILENCE_US: u64 = 1_000_000;
@@ -14,6 +16,10 @@ const SILENCE_US: u64 = 1_000_000;
 const PATIENCE_US: u64 = 4_000_000;
 /// Somebody waits for the turn of a node: it looks so often whether its vCPUs sleep.
 const LOOK_US: u64 = 1_000;
+/// A call of another node longer ago has been answered, microseconds.
+const CALL_US: u64 = 100_000;
+/// A turn goes on for so long after a call, microseconds: often several things are to be done before the wait.
+const GRACE_US: u64 = 2_000;
 /// Pages of the set that a node asks for at the beginning of its turn.
 const SET: usize = 96;
 /// A page stays in the set for so many turns after a thread faulted on it.
@@ -219,21 +225,23 @@ impl Turns {
         self.post(out, now_us, quantum_us, effects);
     }
 
-    /// Does what is due at `now_us`; returns when to call again at the latest. `idle`: nobody works on what this node
-    /// holds.
+    /// Does what is due at `now_us`; returns when to call again at the latest.
     pub(crate) fn tick(
         &mut self,
         now_us: u64,
         quantum_us: u64,
-        idle: bool,
+        activity: Activity,
         effects: &mut Effects,
     ) -> Option<u64> {
+        self.answer_call(now_us, activity.since_call);
         match self.state {
             State::Mine {
                 until_us,
                 recalled: true,
                 ..
-            } if until_us <= now_us || idle => self.finish(now_us, quantum_us, effects),
+            } if until_us <= now_us || activity.asleep => {
+                self.finish(now_us, quantum_us, effects);
+            }
             State::Asked { since_us } if since_us + PATIENCE_US <= now_us => {
                 self.state = State::None;
                 effects.go = true;
@@ -266,6 +274,23 @@ impl Turns {
         }
         self.set.retain(|wanted| wanted.fresh > 0);
         pages
+    }
+
+    /// Somebody else wants the turn, and a thread of this node has called one of another node in this turn: it waits
+    /// for the answer, most likely, which cannot come before the turn is over.
+    fn answer_call(&mut self, now_us: u64, since_call: Duration) {
+        if let State::Mine {
+            since_us,
+            until_us,
+            recalled: true,
+        } = &mut self.state
+        {
+            let ago_us = u64::try_from(since_call.as_micros()).unwrap_or(u64::MAX);
+            let called_us = now_us.saturating_sub(ago_us);
+            if ago_us < CALL_US && called_us >= *since_us {
+                *until_us = (*until_us).min(called_us + GRACE_US);
+            }
+        }
     }
 
     fn want(&mut self, page: PageNumber, access: Access) {

@@ -13,6 +13,7 @@ struct World {
     flying: VecDeque<(u64, NodeId, NodeId, Word)>,
     alarms: Vec<Option<u64>>,
     idle: Vec<bool>,
+    called_us: Vec<u64>,
     /// Nodes that neither hear nor say anything.
     lost: Vec<bool>,
     /// Since when a page waits at a node.
@@ -24,11 +25,12 @@ impl World {
     fn new(count: u16) -> Self {
         let nodes = (0..count).map(|id| Turns::new(NodeId(id))).collect();
         Self {
-            now_us: 1,
+            now_us: CALL_US,
             nodes,
             flying: VecDeque::new(),
             alarms: vec![None; count.into()],
             idle: vec![false; count.into()],
+            called_us: vec![0; count.into()],
             lost: vec![false; count.into()],
             waiting: HashMap::new(),
             longest_wait_us: 0,
@@ -37,8 +39,12 @@ impl World {
 
     /// What the engine does after each event of a node.
     fn settle(&mut self, node: usize, mut effects: Effects) {
-        let (now, idle) = (self.now_us, self.idle[node]);
-        self.alarms[node] = self.nodes[node].tick(now, QUANTUM_US, idle, &mut effects);
+        let now = self.now_us;
+        let activity = Activity {
+            asleep: self.idle[node],
+            since_call: Duration::from_micros(now - self.called_us[node]),
+        };
+        self.alarms[node] = self.nodes[node].tick(now, QUANTUM_US, activity, &mut effects);
         for (to, word) in effects.send {
             let from = NodeId(node as u16);
             self.flying.push_back((now + DELAY_US, from, to, word));
@@ -55,8 +61,7 @@ impl World {
     fn fault(&mut self, node: usize, page: PageNumber) -> bool {
         let mut effects = Effects::default();
         let now = self.now_us;
-        let admitted =
-            self.nodes[node].admit(page, Access::Write, now, QUANTUM_US, &mut effects);
+        let admitted = self.nodes[node].admit(page, Access::Write, now, QUANTUM_US, &mut effects);
         if !admitted {
             self.waiting.entry((node, page)).or_insert(now);
         }
@@ -170,6 +175,18 @@ fn a_node_with_nothing_to_do_gives_its_turn_up() {
     world.run(LOOK_US + 2 * DELAY_US);
     assert!(world.waiting.is_empty());
     assert!(world.longest_wait_us < 2 * LOOK_US);
+}
+
+#[test]
+fn a_node_that_calls_another_one_lets_it_answer() {
+    let mut world = World::new(2);
+    world.now_us = 2 * CALL_US;
+    assert!(world.fault(0, 1));
+    world.run(DELAY_US);
+    world.called_us[0] = world.now_us;
+    assert!(!world.fault(1, 1));
+    world.run(GRACE_US + LOOK_US + 2 * DELAY_US);
+    assert!(world.waiting.is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::fail::{self, die, NOT_STARTED};
 use crate::table::{self, Object};
 use crate::vm::{self, Shared, Vm};
 use crate::{clock, watch};
-use lev_dsm::{Engine, EngineConfig, PageLink, PoolMapping};
+use lev_dsm::{Activity, Engine, EngineConfig, PageLink, PoolMapping};
 use lev_kvmabi::ioctl;
 use lev_mesh::control::{ask_all, ControlClient};
 use lev_mesh::interrupts::{InterruptPeers, Link};
@@ -184,7 +184,10 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
     );
     let lost_names = Arc::clone(&names);
     let vcpus = Arc::clone(fabric);
-    engine.take_turns(Box::new(move || vcpus.is_asleep()));
+    engine.take_turns(Box::new(move || Activity {
+        asleep: vcpus.is_asleep(),
+        since_call: vcpus.since_call(),
+    }));
     let peers = Peers::new(Parts {
         me: NodeId::HEAD,
         nodes,

@@ -3,7 +3,7 @@
 use crate::clock::Rate;
 use crate::memory::Window;
 use crate::probe::map_run_page;
-use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
+use lev_dsm::{Activity, Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
 use lev_kvmabi::bindings as k;
 use lev_kvmabi::{ioctl, os};
 use lev_mesh::interrupts::{InterruptPeers, Link};
@@ -121,7 +121,10 @@ impl Worker {
         };
         let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
         let vcpus = Arc::clone(&fabric);
-        engine.take_turns(Box::new(move || vcpus.is_asleep()));
+        engine.take_turns(Box::new(move || Activity {
+            asleep: vcpus.is_asleep(),
+            since_call: vcpus.since_call(),
+        }));
         let peers = Peers::new(Parts {
             me: configure.node,
             nodes,

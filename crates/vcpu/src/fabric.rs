@@ -4,10 +4,13 @@
 //! itself and sends one one-way message to each target.
 
 use crate::cell::Vcpu;
+use crate::clock::monotonic_ns;
 use crate::guest_clock::GuestClock;
 use lev_apic::{ApicView, Interrupt, LocalApic, Router};
 use lev_wire::NodeId;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 /// The way to the other nodes' fabrics.
 pub trait InterruptLink: Send + Sync {
@@ -54,6 +57,8 @@ pub struct Fabric {
     router: RwLock<Router>,
     doorbells: RwLock<Vec<Doorbell>>,
     link: OnceLock<Box<dyn InterruptLink>>,
+    /// When a vCPU of this node last sent an interrupt to one of another node; 0: never.
+    called_ns: AtomicU64,
     /// The guest's time-stamp counter.
     pub clock: GuestClock,
 }
@@ -74,6 +79,7 @@ impl Fabric {
             router: RwLock::new(router),
             doorbells: RwLock::new(Vec::new()),
             link: OnceLock::new(),
+            called_ns: AtomicU64::new(0),
             clock: GuestClock::default(),
         }
     }
@@ -112,9 +118,18 @@ impl Fabric {
     }
 
     /// Whether every vCPU of this node waits for an interrupt. A hint: it may change at once.
+    #[must_use]
     pub fn is_asleep(&self) -> bool {
         self.all_local()
             .all(|vcpu| vcpu.asleep.load(Ordering::Relaxed))
+    }
+
+    /// Time since a vCPU of this node sent an interrupt to one of another node, for whose answer it may wait; at the
+    /// beginning a very long time.
+    #[must_use]
+    pub fn since_call(&self) -> Duration {
+        let called = self.called_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(monotonic_ns().saturating_sub(called))
     }
 
     /// Sends an interrupt to whom it addresses. Returns the number of targets.
@@ -125,6 +140,9 @@ impl Fabric {
         };
         let mut count = 0;
         for vcpu in targets.iter() {
+            if source.is_some() && self.local(vcpu).is_none() {
+                self.called_ns.store(monotonic_ns(), Ordering::Relaxed);
+            }
             self.post(vcpu, interrupt);
             count += 1;
         }
