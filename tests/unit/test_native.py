@@ -14,7 +14,7 @@ from leviathan.vm.cluster import MASK, Identity, cluster_file, masked, secret_fi
 
 def cluster(machine: Machine, **changes: object) -> dict[str, object]:
     workers = [f"127.0.0.1:{4000 + node}" for node in range(1, len(machine.shares()))]
-    whole = cluster_file(machine, Identity.new(), workers, pool_path=None, events="/e", report="/r")
+    whole = cluster_file(machine, Identity.new(), workers, pooled=True, events="/e", report="/r")
     return whole | changes
 
 
@@ -56,7 +56,7 @@ def test_identities_are_new_and_hide_their_secret() -> None:
     assert one.secret != other.secret
     assert (len(one.run_id), len(one.secret)) == (32, 64)
     assert one.secret not in repr(one)
-    whole = cluster_file(Machine(nodes=1), one, [], pool_path=None, events="", report="")
+    whole = cluster_file(Machine(nodes=1), one, [], pooled=True, events="", report="")
     assert one.secret not in json.dumps(masked(whole))
     assert masked(whole)["secret"] == MASK
     assert json.loads(secret_file(one, 3)) == {"run_id": one.run_id, "secret": one.secret, "node": 3}

@@ -37,7 +37,7 @@ impl Core {
         if !segment.active.load(Ordering::Acquire) {
             return Ok(()); // activation wakes all waiters
         }
-        let access = if fault.write {
+        let mut access = if fault.write {
             Access::Write
         } else {
             Access::Read
@@ -70,8 +70,9 @@ impl Core {
                 record.faulted_ns = (self.now_ns() as u32).max(1);
                 let page = segment.first + offset;
                 self.visits.note(fault.thread, page, self.now_us(), record);
-                if !self.may_ask(fault.thread, page, access) {
-                    return Ok(());
+                match self.may_ask(fault.thread, page, access) {
+                    Some(asked) => access = asked,
+                    None => return Ok(()),
                 }
             }
         }

@@ -117,10 +117,10 @@ impl Core {
         }
     }
 
-    /// A thread needs a page. `false`: it waits for this node's turn, and so does the request.
-    pub(crate) fn may_ask(&self, thread: u32, page: PageNumber, access: Access) -> bool {
+    /// A thread needs a page. What to ask for, or nothing: it waits for this node's turn, and so does the request.
+    pub(crate) fn may_ask(&self, thread: u32, page: PageNumber, access: Access) -> Option<Access> {
         if !self.takes_turns() {
-            return true;
+            return Some(access);
         }
         let now = self.micros();
         let fighting = self.is_fighting();
@@ -132,8 +132,10 @@ impl Core {
             .note(thread, page, now, fighting);
         let mut turns = self.turns();
         if !lost && !(fighting && turns.is_in_set(page)) {
-            return true;
+            return Some(access);
         }
+        // Others write it: so will this node, and reading first would cost another round.
+        let access = Access::Write;
         self.gate.fought_us.store(now.max(1), Relaxed);
         let mut effects = Effects::default();
         let admitted = turns.admit(page, access, now, self.quantum_us(), &mut effects);
@@ -146,7 +148,7 @@ impl Core {
         if !admitted {
             self.stats.turn_waits.add(1);
         }
-        admitted
+        admitted.then_some(access)
     }
 
     /// Node `from` said something about turns.
@@ -223,6 +225,10 @@ impl Core {
             };
             let (mut chunk, _) = segment.lock(offset);
             let index = offset as usize % CHUNK_PAGES;
+            let node = chunk.pages[index].node;
+            if node.pending.is_none() && node.state == NodeState::Invalid {
+                self.stats.prefetched.add(1);
+            }
             let event = Event::Fault(access);
             self.handle_locked(segment, offset, &mut chunk, index, event, scratch)?;
         }

@@ -227,11 +227,12 @@ impl HoldQueue {
                 return None;
             }
             let now = Instant::now();
-            if state.alarm.is_some_and(|alarm| alarm <= now) {
+            let demand = state.heap.peek().map(|Reverse(entry)| entry.deadline);
+            let is_next = |alarm| alarm <= now && demand.is_none_or(|deadline| alarm <= deadline);
+            if state.alarm.is_some_and(is_next) {
                 state.alarm = None;
                 return Some(Due::Alarm);
             }
-            let demand = state.heap.peek().map(|Reverse(entry)| entry.deadline);
             if demand.is_some_and(|deadline| deadline <= now) {
                 return state.heap.pop().map(|Reverse(entry)| Due::Demand(entry));
             }

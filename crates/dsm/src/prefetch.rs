@@ -33,6 +33,8 @@ impl Core {
     ) -> Result<(), Failure> {
         let own = match access {
             Access::Read => &self.own_reads,
+            // What lies near a page that is fought over is needed elsewhere.
+            Access::Write if self.is_fighting() => return Ok(()),
             Access::Write => &self.own_writes,
         };
         let window = own.window(self.rules.me, segment.first + offset);

@@ -11,9 +11,9 @@ const MANY: usize = 5;
 /// How often it must have come back to each.
 const AGAIN: u8 = 2;
 /// Pages remembered for a thread.
-const REMEMBERED: usize = 32;
+const REMEMBERED: usize = 256;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
-const RECENT_US: u64 = 1_000_000;
+const RECENT_US: u64 = 3_000_000;
 /// Threads remembered; beyond that all are forgotten at once (threads come and go).
 const THREADS: usize = 1024;
 

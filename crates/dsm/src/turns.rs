@@ -21,9 +21,9 @@ const CALL_US: u64 = 100_000;
 /// A turn goes on for so long after a call, microseconds: often several things are to be done before the wait.
 const GRACE_US: u64 = 2_000;
 /// Pages of the set that a node asks for at the beginning of its turn.
-const SET: usize = 96;
+const SET: usize = 160;
 /// A page stays in the set for so many turns after a thread faulted on it.
-const FRESH: u8 = 16;
+const FRESH: u8 = 8;
 
 /// What nodes say to each other about turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

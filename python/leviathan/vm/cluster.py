@@ -38,17 +38,21 @@ def cluster_file(
     identity: Identity,
     workers: Sequence[str],
     *,
-    pool_path: str | None,
+    pooled: bool,
     events: str,
     report: str,
 ) -> dict[str, Any]:
-    """The description as a table. ``workers`` are the addresses at which nodes 1, 2, … listen."""
+    """The description as a table.
+
+    ``workers`` are the addresses at which nodes 1, 2, … listen; ``pooled``: they have a pool for hot pages, which the
+    head makes.
+    """
     addresses = [None, *workers]
     nodes = [
         {"name": share.name, "address": address, "vcpus": list(cpus)}
         for share, address, cpus in zip(machine.shares(), addresses, vcpus(machine), strict=True)
     ]
-    pool = {"path": pool_path, "len": machine.pool.size} if machine.pool.enabled else None
+    pool = {"path": None, "len": machine.pool.size} if pooled else None
     return {
         "schema": SCHEMA,
         "run_id": identity.run_id,

@@ -25,7 +25,7 @@ from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.direct import direct_command, with_our_init
 from leviathan.vm.head import Head, HeadFiles, Streams, start_head
 from leviathan.vm.mailbox import Event, Mailbox
-from leviathan.vm.place import Choice, Placement, choose, place
+from leviathan.vm.place import Choice, Placement, choose, place, pooled
 from leviathan.vm.prepare import Work, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
@@ -180,7 +180,7 @@ class Life:
                 machine,
                 identity,
                 addresses,
-                pool_path=placement.pool_path,
+                pooled=pooled(machine, placement.choice),
                 events=files.events,
                 report=files.report,
             )

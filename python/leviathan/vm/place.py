@@ -16,11 +16,16 @@ from leviathan.vm.inside import VncRelay, disk_arguments, inside_lab
 from leviathan.vm.prepare import Boot
 from leviathan.vm.progress import Progress
 
-__all__ = ["Choice", "Placement", "choose", "place"]
+__all__ = ["NO_POOL", "Choice", "Placement", "choose", "place", "pooled"]
 
 LAB_QEMU = "/usr/bin/qemu-system-x86_64"
 LAB_BASE_MEMORY = GIB
 """For the lab machine itself, which lives in its initramfs."""
+NO_POOL = (
+    "lab machines share no memory, so there is no pool for hot pages: TCG does not see code that another QEMU process "
+    "writes into shared memory"
+)
+"""Why the VM goes without a pool that was not switched off."""
 GUEST_KERNEL = "/guest/vmlinuz"
 GUEST_INITRD = "/guest/initrd"
 GUEST_FIRMWARE = "/guest/firmware"
@@ -46,8 +51,6 @@ class Placement:
     initrd: str
     machine: Machine | None = None
     """The description as the head's host has to have it, where paths and places differ there."""
-    pool_path: str | None = None
-    """Memory that hosts of their own share; ``None`` if all nodes are on one host."""
 
     @property
     def one_host(self) -> bool:
@@ -69,6 +72,15 @@ def choose(machine: Machine, local: LocalHost) -> Choice:
     if not machine.stock and facts.userfaultfd is not None:
         return Choice(lab=True, reason=f"userfaultfd is not allowed here ({facts.userfaultfd})")
     return Choice(lab=False, reason="KVM runs guests here")
+
+
+def pooled(machine: Machine, choice: Choice) -> bool:
+    """Whether the nodes have a pool for hot pages.
+
+    Not between lab machines: when another QEMU process writes code into memory shared with it, TCG keeps running what
+    it translated before (docs/design/0006-lab.md).
+    """
+    return machine.pool.enabled and not (choice.lab and machine.lab.machines > 1)
 
 
 def place(
@@ -142,7 +154,8 @@ def _place_in_lab(
             "if that is used up, they are killed; a guest with less memory is safe"
         )
     system = Path(LAB_QEMU)
-    pool = machine.pool.size if count > 1 and machine.pool.enabled else 0
+    if machine.pool.enabled and not pooled(machine, choice):
+        progress.note(NO_POOL)
     files: dict[str, bytes | Path] = {} if boot.kernel is None else {GUEST_KERNEL: boot.kernel}
     if boot.initrd is not None:
         files[GUEST_INITRD] = boot.initrd
@@ -160,12 +173,10 @@ def _place_in_lab(
     name = "booting the lab machine" if count == 1 else f"booting {count} lab machines"
     with progress.step(name):
         try:
-            # A shared memory device has a size that is a power of two.
             lab = Lab(
                 count,
                 cpus=cpus,
                 memory=memory,
-                shared_pool_bytes=1 << (pool - 1).bit_length() if pool else 0,
                 options=options,
                 on_exit=gone,
             )
@@ -187,5 +198,4 @@ def _place_in_lab(
         GUEST_KERNEL,
         GUEST_INITRD if boot.initrd is not None else "",
         inside,
-        first.shared_pool if pool else None,
     )

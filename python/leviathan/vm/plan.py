@@ -21,7 +21,7 @@ from leviathan.vm.backing import data_directory
 from leviathan.vm.cluster import Identity, cluster_file, masked
 from leviathan.vm.direct import is_direct, plan_direct, with_our_init
 from leviathan.vm.head import HeadFiles
-from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, Choice, choose, lab_size
+from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, NO_POOL, Choice, choose, lab_size, pooled
 from leviathan.vm.workers import worker_command
 
 __all__ = ["make_plan", "plan_direct_machine", "print_plan"]
@@ -84,9 +84,13 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
     cluster = None
     if not machine.stock:
         addresses = [f"ADDRESS{node}:PORT" for node in range(1, len(shares))]
-        pool_path = "SHARED-MEMORY" if count > 1 else None
         whole = cluster_file(
-            machine, Identity("0" * 32, ""), addresses, pool_path=pool_path, events=files.events, report=files.report
+            machine,
+            Identity("0" * 32, ""),
+            addresses,
+            pooled=pooled(machine, choice),
+            events=files.events,
+            report=files.report,
         )
         cluster = masked(whole) | {"run_id": "RUN"}
     cpus, memory = lab_size(machine)
@@ -103,7 +107,8 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         "pipes": [f"{FOLDER}/{port}" for port in (*PORTS, "qmp", "events")],
         "cluster_file": {"path": files.cluster, "mode": "0600", "contents": cluster} if cluster else None,
         "environment": dict(head_environment(machine, bin_dir, files.cluster)),
-        "warnings": [f"{source}: {finding}" for finding in warnings],
+        "warnings": [f"{source}: {finding}" for finding in warnings]
+        + ([NO_POOL] if machine.pool.enabled and not pooled(machine, choice) else []),
         "qemu": head_command(machine, command),
     }
 
