@@ -14,7 +14,7 @@ from leviathan.vm.cluster import MASK, Identity, cluster_file, masked, secret_fi
 
 def cluster(machine: Machine, **changes: object) -> dict[str, object]:
     workers = [f"127.0.0.1:{4000 + node}" for node in range(1, len(machine.shares()))]
-    whole = cluster_file(machine, Identity.new(), workers, pooled=True, events="/e", report="/r")
+    whole = cluster_file(machine, Identity.new(), workers, pooled=machine.pool.enabled, events="/e", report="/r")
     return whole | changes
 
 

@@ -32,7 +32,7 @@ pub(crate) struct Gate {
     pub(crate) activity: OnceLock<Box<dyn Fn() -> Activity + Send + Sync>>,
     turns: Mutex<Turns>,
     sieges: Mutex<Sieges>,
-    /// This node has the turn since and until then, microseconds since start; 0: it has not.
+    /// This node has the turn, and another one waits for it, since and until then; microseconds since start; 0: no.
     since_us: AtomicU64,
     until_us: AtomicU64,
     /// When a page was last fought over; 0: never.
@@ -195,7 +195,7 @@ impl Core {
     fn carry_out(&self, turns: &mut Turns, effects: &mut Effects) {
         let now = self.micros();
         let next = turns.tick(now, self.quantum_us(), self.activity(), effects);
-        let (since, until) = turns.mine_us().unwrap_or_default();
+        let (since, until) = turns.contested_us().unwrap_or_default();
         self.gate.since_us.store(since, Relaxed);
         self.gate.until_us.store(until, Relaxed);
         for (to, word) in effects.send.drain(..) {

@@ -23,7 +23,7 @@ const GRACE_US: u64 = 2_000;
 /// Pages of the set that a node asks for at the beginning of its turn.
 const SET: usize = 160;
 /// A page stays in the set for so many turns after a thread faulted on it.
-const FRESH: u8 = 8;
+const FRESH: u8 = 4;
 
 /// What nodes say to each other about turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,14 +144,22 @@ impl Turns {
         }
     }
 
-    /// Since when and until when this node has the turn, if it has.
-    pub(crate) fn mine_us(&self) -> Option<(u64, u64)> {
+    /// Since when and until when this node has the turn and another one waits for it. Without that other one there is no
+    /// fight: who needs a page then does not know of turns, and must not be put off.
+    pub(crate) fn contested_us(&self) -> Option<(u64, u64)> {
         match self.state {
             State::Mine {
-                since_us, until_us, ..
+                since_us,
+                until_us,
+                recalled: true,
             } => Some((since_us, until_us)),
-            State::None | State::Asked { .. } => None,
+            State::Mine { .. } | State::None | State::Asked { .. } => None,
         }
+    }
+
+    #[cfg(test)]
+    fn is_mine(&self) -> bool {
+        matches!(self.state, State::Mine { .. })
     }
 
     /// Whether the page is one of those that this node fetches together.

@@ -102,7 +102,7 @@ impl World {
                 }
             }
             let holders = (0..self.nodes.len())
-                .filter(|node| !self.lost[*node] && self.nodes[*node].mine_us().is_some())
+                .filter(|node| !self.lost[*node] && self.nodes[*node].is_mine())
                 .count();
             assert!(holders <= 1, "{holders} nodes have the turn");
         }
@@ -206,7 +206,7 @@ fn who_holds_the_turn_and_is_lost_stops_nobody() {
     let mut world = World::new(3);
     assert!(!world.fault(2, 1));
     world.run(2 * DELAY_US);
-    assert!(world.nodes[2].mine_us().is_some());
+    assert!(world.nodes[2].is_mine());
     world.lost[2] = true;
     assert!(!world.fault(0, 1) && !world.fault(1, 1));
     world.run(SILENCE_US + 3 * QUANTUM_US);

@@ -4,6 +4,7 @@
 mod cluster;
 
 use cluster::{Body, Cluster, Node, Shape, PAGE};
+use lev_dsm::Activity;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,6 +229,42 @@ fn nodes_that_need_the_same_two_pages_both_progress_with_homes_elsewhere() {
         ..Shape::new(3, 4)
     };
     duel(shape, 4000);
+}
+
+/// Two nodes work on so many pages at once; returns how many turns they took.
+fn siege(pages: u64, rounds: u64) -> u64 {
+    let cluster = Cluster::start(Shape::new(2, pages));
+    for node in &cluster.nodes {
+        node.engine.take_turns(Box::new(|| Activity {
+            asleep: false,
+            since_call: Duration::MAX,
+        }));
+    }
+    cluster.run(
+        LIMIT,
+        bodies(2, move |cluster, me| {
+            for round in 0..rounds * pages {
+                cluster.nodes[me]
+                    .word(round % pages, 0)
+                    .fetch_add(1, SeqCst);
+            }
+        }),
+    );
+    let node = &cluster.nodes[1];
+    assert!((0..pages).all(|page| node.read(page, 0) == 2 * rounds));
+    let turns = cluster.total("turns");
+    cluster.stop();
+    turns
+}
+
+#[test]
+fn nodes_that_need_many_pages_take_turns() {
+    assert!(siege(20, 20_000) > 0);
+}
+
+#[test]
+fn nodes_that_need_few_pages_do_not() {
+    assert_eq!(siege(3, 2000), 0);
 }
 
 #[test]

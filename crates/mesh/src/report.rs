@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+/// Pages with something under way that are described.
+const UNSETTLED: usize = 16;
+
 /// Everything that a node counts.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -26,6 +29,9 @@ pub struct NodeReport {
     pub fault_latency_ns: BTreeMap<String, u64>,
     /// Pages with the most faults: global page number, faults.
     pub hot_pages: Vec<(u64, u64)>,
+    /// Pages with a request under way at this moment, some of them, in words.
+    #[serde(default)]
+    pub unsettled: Vec<String>,
     /// Peak resident memory of the process, bytes.
     pub peak_rss: u64,
     /// CPU time of the process, nanoseconds.
@@ -115,6 +121,7 @@ pub fn collect(
             .iter()
             .map(|page| (page.page, page.faults))
             .collect(),
+        unsettled: engine.map_or_else(Vec::new, |engine| engine.describe_unsettled(UNSETTLED)),
         peak_rss,
         cpu_ns,
     }

@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+/// Linux's vector for "look at your run queue", the one interrupt between its CPUs for whose answer it never waits
+/// (`arch/x86/include/asm/irq_vectors.h`).
+const RESCHEDULE: u8 = 0xfd;
+
 /// The way to the other nodes' fabrics.
 pub trait InterruptLink: Send + Sync {
     /// Sends an interrupt, already resolved, to a vCPU of another node. One way; order per node kept.
@@ -140,7 +144,7 @@ impl Fabric {
         };
         let mut count = 0;
         for vcpu in targets.iter() {
-            if source.is_some() && self.local(vcpu).is_none() {
+            if source.is_some() && interrupt.vector != RESCHEDULE && self.local(vcpu).is_none() {
                 self.called_ns.store(monotonic_ns(), Ordering::Relaxed);
             }
             self.post(vcpu, interrupt);

@@ -65,6 +65,9 @@ class HeadCommand:
     """False: a reboot (a kernel panic is one) ends QEMU."""
     init_words: str = ""
     """Kernel command line words meant for our init."""
+    late_cpus: bool = False
+    """The kernel starts the head's CPUs only, our init the others when all else is done: for machines without a pool,
+    where CPUs of several nodes slow each other down (docs/design/0008-turns.md)."""
 
 
 def cpu_model(*, facade: bool) -> str:
@@ -91,6 +94,8 @@ def kernel_words(machine: Machine, head: HeadCommand) -> str:
             if head.tick_hz:
                 # Else each CPU of another node times its delay loop by the first one's ticks, a fault for each.
                 words.append(f"lpj={head.tsc_khz * 1000 // head.tick_hz}")
+    if head.late_cpus:
+        words += [f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
     return " ".join([*words, *head.init_words.split(), *machine.append.split()])
 
 

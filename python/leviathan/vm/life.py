@@ -25,7 +25,7 @@ from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.direct import direct_command, with_our_init
 from leviathan.vm.head import Head, HeadFiles, Streams, start_head
 from leviathan.vm.mailbox import Event, Mailbox
-from leviathan.vm.place import Choice, Placement, choose, place, pooled
+from leviathan.vm.place import Choice, Placement, choose, has_late_cpus, place, pooled
 from leviathan.vm.prepare import Work, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
@@ -211,6 +211,7 @@ class Life:
             tsc_khz=0 if self.machine.stock else placement.hosts[0].facts().tsc_khz,
             tick_hz=tick_hz(boot.kernel_release, boot.kernel),
             restart_on_reboot=restart,
+            late_cpus=has_late_cpus(self.machine, placement.choice),
         )
         return head_command(placement.machine or self.machine, command)
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from leviathan.errors import StartError, UsageError
 from leviathan.launch.host import Host
 from leviathan.launch.local import LocalHost, memory_free
+from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import GIB, format_size
+from leviathan.vm.direct import with_our_init
 from leviathan.vm.inside import VncRelay, disk_arguments, inside_lab
 from leviathan.vm.prepare import Boot
 from leviathan.vm.progress import Progress
 
-__all__ = ["NO_POOL", "Choice", "Placement", "choose", "place", "pooled"]
+__all__ = ["NO_POOL", "Choice", "Placement", "choose", "has_late_cpus", "place", "pooled"]
 
 LAB_QEMU = "/usr/bin/qemu-system-x86_64"
 LAB_BASE_MEMORY = GIB
@@ -81,6 +83,16 @@ def pooled(machine: Machine, choice: Choice) -> bool:
     it translated before (docs/design/0006-lab.md).
     """
     return machine.pool.enabled and not (choice.lab and machine.lab.machines > 1)
+
+
+def has_late_cpus(machine: Machine, choice: Choice) -> bool:
+    """Whether our init starts the workers' CPUs, because the guest's boot would hardly advance with them."""
+    return (
+        with_our_init(complete(machine))
+        and not machine.stock
+        and len(machine.shares()) > 1
+        and not pooled(machine, choice)
+    )
 
 
 def place(

@@ -21,7 +21,7 @@ from leviathan.vm.backing import data_directory
 from leviathan.vm.cluster import Identity, cluster_file, masked
 from leviathan.vm.direct import is_direct, plan_direct, with_our_init
 from leviathan.vm.head import HeadFiles
-from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, NO_POOL, Choice, choose, lab_size, pooled
+from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, NO_POOL, Choice, choose, has_late_cpus, lab_size, pooled
 from leviathan.vm.workers import worker_command
 
 __all__ = ["make_plan", "plan_direct_machine", "print_plan"]
@@ -71,6 +71,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         initrd=GUEST_INITRD if choice.lab else f"{FOLDER}/initrd",
         folder=FOLDER,
         tsc_khz=0,
+        late_cpus=has_late_cpus(machine, choice),
     )
     host = LocalHost(hosts[0])
     host.bin_dir = bin_dir

@@ -94,7 +94,20 @@ await_port() {
     done
 }
 
+# CPUs that the kernel was told (maxcpus=) to leave to us.
+start_cpus() {
+    case " $($b cat /proc/cmdline) " in
+        *" lev.cpus=late "*) ;;
+        *) return ;;
+    esac
+    for online in /sys/devices/system/cpu/cpu[0-9]*/online; do
+        read -r state < "$online"
+        [ "$state" = 1 ] || echo 1 > "$online" || fail "cannot start ${online%/online}"
+    done
+}
+
 ready() {
+    start_cpus
     read -r up idle < /proc/uptime
     echo "ready $up" >&3
 }
@@ -130,6 +143,8 @@ run_shell() {
     if [ -n "$serial" ] && await_port org.leviathan.status; then
         exec 3> "$port"
         ready
+    else
+        start_cpus
     fi
     read -r active < /sys/class/tty/console/active
     tty=/dev/${active##* }
