@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(400)]
 MACHINE = ("--nodes", "2", "--cpus", "4", "--memory", "512M")
 FEW = max(ROUNDS // 20, 1)
 """Rounds of what needs several system calls, forks or page faults each time."""
+WITHOUT_POOL = max(ROUNDS // 100, 1)
+"""Rounds that a lab machine does in minutes when a hand-over takes tens of milliseconds (docs/design/0008-turns.md)."""
 
 
 def _script(rounds: int, few: int) -> str:
@@ -87,6 +89,16 @@ def test_pages_moved_between_the_nodes(run: Run) -> None:
     for node in run.nodes():
         assert node["vcpus"], node
         assert sum(node["memory"].values()) > 0, node["name"]
+
+
+def test_two_nodes_without_a_pool_take_turns(tmp_path: Path) -> None:
+    """The protocol alone: slow, and right."""
+    command = f"lev-guest counters --json --rounds {WITHOUT_POOL}"
+    two = ("--nodes", "2", "--cpus", "2", "--memory", "512M", "--no-pool")
+    run = lev_run(tmp_path, *two, command=command, seconds=330)
+    run.assert_passed(1)
+    _good(run, "counters")
+    assert all(node["memory"]["turns"] > 0 for node in run.nodes())
 
 
 @pytest.mark.parametrize("options", [[], ["--no-pool"]], ids=["pool", "no-pool"])

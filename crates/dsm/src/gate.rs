@@ -14,10 +14,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Length of a turn, in times of fetching a page without contention: a set of pages is fetched in a fraction of it.
-const QUANTUM: u64 = 256;
+const QUANTUM: u64 = 100;
 /// Bounds of it, microseconds.
 const SHORTEST_US: u64 = 1_000;
-const LONGEST_US: u64 = 200_000;
+const LONGEST_US: u64 = 80_000;
 /// The fight is over when this node has not needed a turn for so long, microseconds.
 const PEACE_US: u64 = 1_000_000;
 
