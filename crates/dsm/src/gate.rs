@@ -14,10 +14,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Length of a turn, in times of fetching a page without contention: a set of pages is fetched in a fraction of it.
-const QUANTUM: u64 = 100;
+const QUANTUM: u64 = 256;
 /// Bounds of it, microseconds.
 const SHORTEST_US: u64 = 1_000;
-const LONGEST_US: u64 = 80_000;
+const LONGEST_US: u64 = 200_000;
 /// The fight is over when this node has not needed a turn for so long, microseconds.
 const PEACE_US: u64 = 1_000_000;
 
@@ -131,7 +131,8 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
             .note(thread, page, now, fighting);
         let mut turns = self.turns();
-        if !lost && !(fighting && turns.is_in_set(page)) {
+        let fought = lost || (fighting && turns.is_in_set(page));
+        if !fought {
             return Some(access);
         }
         // Others write it: so will this node, and reading first would cost another round.
