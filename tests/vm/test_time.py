@@ -25,7 +25,8 @@ def test_time_never_runs_backwards_between_nodes(tmp_path: Path) -> None:
     assert (report["backward_ns"], report["backward_tsc"]) == (0, 0)
     assert report["least_ns"] >= 0
     assert report["least_tsc"] >= 0
-    assert report["clocksource"] == "tsc", "the guest distrusts the time-stamp counters"
+    # tsc-early until the kernel has refined the rate, which takes it long in a lab machine.
+    assert report["clocksource"] in ("tsc", "tsc-early"), "the guest distrusts the time-stamp counters"
 
 
 def test_time_never_runs_backwards_without_the_pool_and_over_three_nodes(tmp_path: Path) -> None:
@@ -42,15 +43,15 @@ def test_a_second_of_the_guest_is_a_second() -> None:
         "for cpu in 0 3; do echo begin; taskset -c $cpu sleep 5; echo end; "
         "echo begin; lev-guest spin --cpu $cpu --seconds 5 > /dev/null; echo end; done"
     )
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [lev(), "run", *MACHINE, "--quiet", "--timeout", "240", "--exec", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    stamps = [(line.strip(), time.monotonic()) for line in process.stdout]
-    assert process.wait(60) == 0
+    ) as process:
+        assert process.stdout is not None
+        stamps = [(line.strip(), time.monotonic()) for line in process.stdout]
+        assert process.wait(60) == 0
     assert [word for word, _ in stamps] == ["begin", "end"] * 4
     for (_, begin), (_, end) in zip(stamps[::2], stamps[1::2], strict=True):
         # Slow cores: starting a program in the guest may take a while, ending early may not happen.
