@@ -24,12 +24,12 @@ TWO = Machine(nodes=2, cpus=2)
 )
 def test_lab_machines_share_no_pool(machine: Machine, choice: Choice, expected: bool) -> None:
     assert pooled(machine, choice) is expected
-    assert has_late_cpus(machine, choice) is not expected
+    assert has_late_cpus(machine)
 
 
 def test_only_our_init_starts_cpus_late() -> None:
     off = {"pool": Pool(enabled=False)}
-    assert has_late_cpus(TWO.model_copy(update=off), LAB)
-    assert not has_late_cpus(TWO.model_copy(update=off | {"initrd": Path("/other")}), LAB)
-    assert not has_late_cpus(Machine(nodes=1).model_copy(update=off), LAB)
-    assert not has_late_cpus(Machine(nodes=0).model_copy(update=off), LAB)
+    assert has_late_cpus(TWO.model_copy(update=off))
+    assert not has_late_cpus(TWO.model_copy(update=off | {"initrd": Path("/other")}))
+    assert not has_late_cpus(Machine(nodes=1).model_copy(update=off))
+    assert not has_late_cpus(Machine(nodes=0).model_copy(update=off))

@@ -111,15 +111,16 @@ def test_accesses_may_cross_lines_and_pages(tmp_path: Path, options: list[str]) 
     assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
 
 
+@pytest.mark.timeout(700)
 def test_coherence_under_stress(tmp_path: Path) -> None:
     stress = shutil.which("stress-ng")
     if stress is None:
         pytest.skip("stress-ng is not installed")
     command = (
-        "stress-ng --vm 1 --vm-bytes 24M --futex 1 --fork 1 --context 1 --timeout 120 --quiet & "
+        "stress-ng --vm 1 --vm-bytes 24M --futex 1 --fork 1 --context 1 --timeout 500 --quiet & "
         f"lev-guest counters --json --rounds {FEW} && lev-guest ticketlock --json --rounds {FEW} && "
         f"lev-guest litmus --json --shapes SB,MP,IRIW,2+2W --rounds {FEW} && "
         f"lev-guest tlb --json --rounds {max(FEW // 10, 1)}; code=$?; kill %1; exit $code"
     )
-    run = lev_run(tmp_path, *MACHINE, "--program", stress, command=command)
+    run = lev_run(tmp_path, *MACHINE, "--program", stress, command=command, seconds=560)
     run.assert_passed(4)

@@ -15,6 +15,7 @@ BOOTS = int(os.environ.get("LEV_TEST_BOOTS", "4"))
 SPIN_SECONDS = 15
 
 
+@pytest.mark.timeout(650)
 @pytest.mark.parametrize(
     ("nodes", "cpus", "memory", "more"),
     [
@@ -36,7 +37,7 @@ def test_machines_of_every_shape(tmp_path: Path, nodes: int, cpus: int, memory: 
         "lev-guest smc --json --rounds 2000"
     )
     arguments = ["--nodes", str(nodes), "--cpus", str(cpus), "--memory", memory, *more]
-    run = lev_run(tmp_path, *arguments, command=command)
+    run = lev_run(tmp_path, *arguments, command=command, seconds=500)
     run.assert_passed(3)
     lines = run.stdout.splitlines()
     assert lines[0] == str(cpus), run.told()

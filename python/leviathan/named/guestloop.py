@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 
 from leviathan.errors import GuestDied, LeviathanError
+from leviathan.vm.commands import FIND_PORT
 
 __all__ = ["LOOP", "CommandPort", "Streamer"]
 
@@ -25,18 +26,9 @@ TURN_SECONDS = 0.5
 CANCELLED = 143
 """As of a command that SIGTERM ended."""
 
-LOOP = r"""
-try=0
-while :; do
-    for name in /sys/class/virtio-ports/*/name; do
-        read -r found < "$name" && [ "$found" = org.leviathan.control ] || continue
-        port=${name%/name} port=/dev/${port##*/}
-    done
-    [ -z "${port-}" ] || [ ! -c "$port" ] || break
-    try=$((try + 1))
-    [ $try -lt 1000 ] || { echo "no virtio-serial port org.leviathan.control" >&2; exit 125; }
-    usleep 5000
-done
+LOOP = (
+    FIND_PORT
+    + r"""
 
 read -r active < /sys/class/tty/console/active
 tty=/dev/${active##* }
@@ -78,6 +70,7 @@ while read -r token text <&4; do
     esac
 done
 """
+)
 
 
 class Streamer:

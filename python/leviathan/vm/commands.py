@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["LOOP", "Collector", "Request", "quit_line"]
+__all__ = ["FIND_PORT", "LOOP", "Collector", "Request", "quit_line"]
 
-LOOP = r"""
+FIND_PORT = r"""
 try=0
 while :; do
     for name in /sys/class/virtio-ports/*/name; do
@@ -28,6 +28,12 @@ while :; do
     [ $try -lt 1000 ] || { echo "no virtio-serial port org.leviathan.control" >&2; exit 125; }
     usleep 5000
 done
+"""
+"""Shell: waits for the port that commands come through, and sets ``$port`` to its device."""
+
+LOOP = (
+    FIND_PORT
+    + r"""
 exec 4< "$port"
 while read -r token text <&4; do
     [ "$token" != quit ] || exit 0
@@ -38,6 +44,7 @@ while read -r token text <&4; do
     printf '\n%s %s\n' "$token" $code >&2
 done
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ class Life:
             tsc_khz=0 if self.machine.stock else placement.hosts[0].facts().tsc_khz,
             tick_hz=tick_hz(boot.kernel_release, boot.kernel),
             restart_on_reboot=restart,
-            late_cpus=has_late_cpus(self.machine, placement.choice),
+            late_cpus=has_late_cpus(self.machine),
         )
         return head_command(placement.machine or self.machine, command)
 

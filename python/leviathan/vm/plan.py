@@ -71,7 +71,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         initrd=GUEST_INITRD if choice.lab else f"{FOLDER}/initrd",
         folder=FOLDER,
         tsc_khz=0,
-        late_cpus=has_late_cpus(machine, choice),
+        late_cpus=has_late_cpus(machine),
     )
     host = LocalHost(hosts[0])
     host.bin_dir = bin_dir
