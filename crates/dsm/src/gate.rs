@@ -82,19 +82,12 @@ impl Core {
 
     /// How long this node's turn lasts, if it has one and use for it.
     pub(crate) fn turn_left_us(&self) -> u64 {
-        match self
-            .gate
-            .until_us
-            .load(Relaxed)
-            .saturating_sub(self.micros())
-        {
-            0 => 0,
-            left if self.is_idle() => {
-                let _ = left;
-                0
-            }
-            left => left,
+        let until = self.gate.until_us.load(Relaxed);
+        let left = until.saturating_sub(self.micros());
+        if left == 0 || self.is_idle() {
+            return 0;
         }
+        left
     }
 
     /// How long this node's turn keeps the page: what it was granted in this turn, and may write.

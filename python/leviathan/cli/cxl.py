@@ -298,13 +298,18 @@ def hotplug(
     print(f"{'removed ' if remove else ''}{done.label}: {', '.join(memory_words(done))}")
 
 
+Length = Annotated[str, typer.Option("--length", metavar="SIZE", help="Such as 128M.")]
+Offset = Annotated[str, typer.Option("--offset", metavar="SIZE", help="In the dynamic region.")]
+DynamicRegion = Annotated[int, typer.Option("--region", metavar="N", help="Dynamic region of the device.")]
+
+
 @dcd_app.command("add")
 def dcd_add(
     name: Name,
     device: Device,
-    length: Annotated[str, typer.Option("--length", metavar="SIZE", help="Such as 128M.")],
-    offset: Annotated[str, typer.Option("--offset", metavar="SIZE", help="In the dynamic region.")] = "0",
-    region: Annotated[int, typer.Option("--region", metavar="N", help="Dynamic region of the device.")] = 0,
+    length: Length,
+    offset: Offset = "0",
+    region: DynamicRegion = 0,
 ) -> None:
     """Offer an extent to the guest. No distribution's kernel up to 7.2 takes it: it stays pending."""
     from leviathan.cxl import hotplug as plugging
@@ -317,9 +322,9 @@ def dcd_add(
 def dcd_release(
     name: Name,
     device: Device,
-    length: Annotated[str, typer.Option("--length", metavar="SIZE", help="Such as 128M.")],
-    offset: Annotated[str, typer.Option("--offset", metavar="SIZE", help="In the dynamic region.")] = "0",
-    region: Annotated[int, typer.Option("--region", metavar="N", help="Dynamic region of the device.")] = 0,
+    length: Length,
+    offset: Offset = "0",
+    region: DynamicRegion = 0,
 ) -> None:
     """Take an extent back."""
     from leviathan.cxl import hotplug as plugging

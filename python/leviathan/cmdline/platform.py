@@ -133,15 +133,21 @@ def read_cpu(draft: Draft) -> None:
     draft.data["cpu"] = {"model": model} | ({"features": table} if table else {})
 
 
-def read_smp(draft: Draft) -> None:
-    """``-smp``: CPUs and their topology."""
+def _merged(draft: Draft, name: str, implied: str) -> KeyVal:
+    """All of an option that QEMU merges when it is given several times; ``implied`` is the key of a leading value."""
     merged = KeyVal()
-    for index, option in draft.options("smp"):
+    for index, option in draft.options(name):
         fields = KeyVal.parse(option.value or "")
         if fields.first is not None:
-            fields.pairs.insert(0, Pair("cpus", fields.first))
+            fields.pairs.insert(0, Pair(implied, fields.first))
         merged.pairs += fields.pairs
         draft.use(index)
+    return merged
+
+
+def read_smp(draft: Draft) -> None:
+    """``-smp``: CPUs and their topology."""
+    merged = _merged(draft, "smp", "cpus")
     parts = {}
     for key in ("sockets", "cores", "threads"):
         value = merged.take(key)
@@ -176,13 +182,7 @@ def read_smp(draft: Draft) -> None:
 
 def read_memory(draft: Draft) -> None:
     """``-m``."""
-    merged = KeyVal()
-    for index, option in draft.options("m"):
-        fields = KeyVal.parse(option.value or "")
-        if fields.first is not None:
-            fields.pairs.insert(0, Pair("size", fields.first))
-        merged.pairs += fields.pairs
-        draft.use(index)
+    merged = _merged(draft, "m", "size")
     size, most, slots = merged.take("size"), merged.take("maxmem"), merged.take("slots")
     if merged.pairs:
         raise UsageError(f"-m: {merged.pairs[0].key} is not a field of -m", hint="write -m 4G,maxmem=8G,slots=4")
