@@ -17,6 +17,11 @@ CHECKS = (
 )
 
 
+# Written by the worker's CPU into its own memory and read by the head's: pages that travel, not pages of the pool.
+PASSED_ON = "taskset -c 1 dd if=/dev/urandom of=/there bs=4k count=256 2> /dev/null; "
+PASSED_ON += "taskset -c 0 cat /there > /dev/null; "
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One boot for all tests of this file."""
@@ -24,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return lev_run(
         tmp_path_factory.mktemp("two-nodes"),
         *("--nodes", "2", "--cpus", "2", "--memory", "512M"),
-        command=words + "; ".join(CHECKS) + "; exit 7",
+        command=words + PASSED_ON + "; ".join(CHECKS) + "; exit 7",
         seconds=400,
     )
 
