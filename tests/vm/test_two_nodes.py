@@ -17,11 +17,6 @@ CHECKS = (
 )
 
 
-# Written by the worker's CPU into its own memory and read by the head's: pages that travel, not pages of the pool.
-PASSED_ON = "taskset -c 1 dd if=/dev/urandom of=/there bs=4k count=256 2> /dev/null; "
-PASSED_ON += "taskset -c 0 cat /there > /dev/null; "
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One boot for all tests of this file."""
@@ -29,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return lev_run(
         tmp_path_factory.mktemp("two-nodes"),
         *("--nodes", "2", "--cpus", "2", "--memory", "512M"),
-        command=words + PASSED_ON + "; ".join(CHECKS) + "; exit 7",
+        command=words + "; ".join(CHECKS) + "; exit 7",
         seconds=400,
     )
 
@@ -49,8 +44,12 @@ def test_both_nodes_ran_a_cpu_and_exchanged_pages_and_interrupts(run: Run) -> No
     assert [[cpu["id"] for cpu in node["vcpus"]] for node in nodes] == [[0], [1]], run.told()
     for node in nodes:
         assert node["vcpus"][0]["counters"]["run_ns"] > 10**9, node
-        for room, counter in (("memory", "pages_received"), ("memory", "pool_pages"), ("interrupts", "sent")):
+        for room, counter in (("memory", "pool_pages"), ("interrupts", "sent")):
             assert node[room][counter] > 0, (room, counter, node)
+    # The worker's CPU starts last: what it shares with the head comes from there, or meets it in the pool.
+    head, worker = (node["memory"] for node in nodes)
+    assert head["pages_sent"] > 0, head
+    assert worker["pages_received"] > 0, worker
 
 
 def test_qemu_is_the_distributions_own(run: Run) -> None:
