@@ -160,7 +160,7 @@ fn a_killed_peer_ends_the_channel_at_once() {
         matches!(error, TransportError::Truncated { .. }) || error == reset,
         "{error}"
     );
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(15));
     // The sending half notices by itself.
     let failed = (0..100).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));

@@ -263,7 +263,7 @@ fn a_replayed_handshake_gives_no_channel() {
 #[test]
 fn a_silent_stranger_keeps_nobody_waiting() {
     let (mut listener, address) = listener();
-    listener.set_handshake_timeout(Duration::from_millis(3000));
+    listener.set_handshake_timeout(Duration::from_secs(6));
     let strangers: Vec<_> = (0..5)
         .map(|_| TcpStream::connect(&address).unwrap())
         .collect();
@@ -282,7 +282,7 @@ fn a_silent_stranger_keeps_nobody_waiting() {
         .accept(&credentials(1, Encrypt::On), PATIENCE)
         .is_ok());
     assert!(
-        start.elapsed() < Duration::from_millis(2500),
+        start.elapsed() < Duration::from_secs(5),
         "waited for the strangers: {:?}",
         start.elapsed()
     );
@@ -297,7 +297,7 @@ fn a_silent_stranger_keeps_nobody_waiting() {
             matches!(
                 error,
                 TransportError::Timeout {
-                    waited_ms: 3000..,
+                    waited_ms: 6000..,
                     ..
                 }
             ),

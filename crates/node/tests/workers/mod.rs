@@ -131,19 +131,20 @@ impl Workers {
     ) -> Option<(NodeId, Event, Duration)> {
         let start = Instant::now();
         let mut said = None;
+        let mut next_beat = start;
         while start.elapsed() < limit {
             for client in &self.clients {
                 if let Some(silence) = client.beat() {
                     silent(client.node, silence);
                 }
             }
-            // The others' time to notice goes on after the first one's word.
-            match self.events.recv_timeout(BEAT) {
-                Ok((from, event)) if said.is_none() => {
-                    said = Some((from, event, start.elapsed()));
-                    std::thread::sleep(BEAT);
-                }
-                _ => {}
+            // A fixed rhythm, as a head keeps it: a worker's word must not put off the next beat.
+            next_beat += BEAT;
+            while let Ok((from, event)) = {
+                let left = next_beat.saturating_duration_since(Instant::now());
+                self.events.recv_timeout(left)
+            } {
+                said.get_or_insert((from, event, start.elapsed()));
             }
         }
         said
