@@ -91,6 +91,11 @@ test-fast: build ## everything that needs no virtual machine (under two minutes)
 	$(call say,Python unit tests)
 	@$(BIN)/pytest tests/unit -q -m 'not vm'
 
+.PHONY: prove
+prove: install ## the memory protocol, explored exhaustively; prints the states (minutes)
+	$(call say,exploring the protocol)
+	@cargo test --quiet --release --locked -p lev-coherence -- --include-ignored --nocapture --test-threads=1
+
 .PHONY: test-wheel
 test-wheel: wheel ## the built wheel, installed into a fresh environment
 	$(call say,testing the wheel in a fresh environment)

@@ -1,13 +1,12 @@
 //! The page as its home sees it: who holds it, which request is being served, which ones wait.
+//!
+//! What starts and continues the transactions is in `grant`, what the loss of a node changes in `loss`.
 
-use crate::message::{Access, Action, Demand, Illegal, Message, Slot};
+use crate::message::{Access, Action, Illegal, Message, Slot};
 use crate::page::{mutated, Outbox, Rules};
 use crate::sharers::Sharers;
 use lev_wire::NodeId;
 use std::collections::VecDeque;
-
-/// Changes of rights are counted so far even if pages are promoted earlier or never.
-const COUNTED: u32 = 2;
 
 /// Who holds the page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,57 +18,89 @@ pub enum HomeState {
     Owned(NodeId),
     /// These nodes (at least one) hold it and may read.
     Shared(Sharers),
-    /// It lives in this slot of the pool.
-    Pooled(Slot),
+    /// It lives in the pool.
+    Pooled {
+        /// Where.
+        slot: Slot,
+        /// Nodes that were told to use the slot.
+        users: Sharers,
+    },
+    /// The only copy was lost together with a node.
+    Gone,
 }
 
 /// The home's entry for one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HomePage {
-    state: HomeState,
+    pub(crate) state: HomeState,
     /// How often rights moved from one node to another.
-    changes: u32,
-    busy: Option<Box<Busy>>,
+    pub(crate) changes: u32,
+    pub(crate) busy: Option<Box<Busy>>,
 }
 
 /// A transaction under way, and the requests behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Busy {
-    requester: NodeId,
-    stage: Stage,
-    queue: VecDeque<Request>,
+pub(crate) struct Busy {
+    pub(crate) request: Request,
+    pub(crate) stage: Stage,
+    pub(crate) queue: VecDeque<Request>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Stage {
+pub(crate) enum Stage {
     /// These nodes still have to say [`Message::Dropped`]; then go on.
     Dropping { left: Sharers, then: Then },
-    /// The requester still has to say [`Message::Installed`]; then this is the state.
-    Installing(HomeState),
+    /// Somebody still has to say [`Message::Installed`].
+    Installing(Install),
+    /// A node was lost in the middle of the transfer; this one still has to say [`Message::Have`].
+    Asking { whom: NodeId, about: Install },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Then {
+/// A page on its way to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Install {
+    /// Who gets it.
+    pub(crate) by: NodeId,
+    /// Who sends it, if another node does.
+    pub(crate) supplier: Option<NodeId>,
+    /// The state when it has arrived.
+    pub(crate) next: HomeState,
+    /// A slot that is free then.
+    pub(crate) frees: Option<Slot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Then {
     /// The requester has a copy: allow it to write.
     Grant,
     /// This node sends its copy and drops it.
     Fetch(NodeId),
-    /// The contents are in the slot.
-    Pool(Slot),
-    /// The contents are gone.
+    /// This node has put the contents into the slot.
+    Pool { slot: Slot, from: NodeId },
+    /// The contents are gone because the requester wants it so.
     Zero,
+    /// That was all; the requester expects no answer.
+    Become(HomeState),
+    /// The slot is not mapped any more; the home takes the contents.
+    Demote(Slot),
+    /// The contents were lost with a node.
+    Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Request {
-    from: NodeId,
-    want: Want,
+pub(crate) struct Request {
+    pub(crate) from: NodeId,
+    pub(crate) want: Want,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Want {
+pub(crate) enum Want {
     Access(Access),
     Discard,
+    /// To be rid of the page.
+    Return,
+    /// Of the home itself: the page out of the pool.
+    Demote,
 }
 
 impl HomePage {
@@ -135,7 +166,7 @@ impl HomePage {
         let mut sharers = match &self.state {
             HomeState::Owned(owner) => [*owner].into_iter().collect(),
             HomeState::Shared(sharers) => sharers.clone(),
-            HomeState::Zero | HomeState::Pooled(_) => return false,
+            HomeState::Zero | HomeState::Pooled { .. } | HomeState::Gone => return false,
         };
         if self.busy.is_some() || !sharers.contains(rules.me) || sharers.contains(to) {
             return false;
@@ -147,6 +178,25 @@ impl HomePage {
         true
     }
 
+    /// Whether a page is on its way from `supplier` to `by`.
+    pub(crate) fn expects(&self, by: NodeId, supplier: NodeId) -> bool {
+        let stage = self.busy.as_deref().map(|busy| &busy.stage);
+        matches!(stage, Some(Stage::Installing(page)) if page.by == by && page.supplier == Some(supplier))
+    }
+
+    /// Starts to take the page out of the pool, if it is there and idle.
+    pub(crate) fn demote(&mut self, outbox: &mut Outbox<'_>) -> bool {
+        if self.busy.is_some() || !matches!(self.state, HomeState::Pooled { .. }) {
+            return false;
+        }
+        let request = Request {
+            from: outbox.me,
+            want: Want::Demote,
+        };
+        self.serve(Some(request), VecDeque::new(), outbox);
+        true
+    }
+
     /// A message from node `from`.
     pub(crate) fn receive(
         &mut self,
@@ -154,25 +204,19 @@ impl HomePage {
         message: Message,
         outbox: &mut Outbox<'_>,
     ) -> Result<(), Illegal> {
-        match message {
-            Message::Get(access) => self.request(
-                Request {
-                    from,
-                    want: Want::Access(access),
-                },
-                outbox,
-            ),
-            Message::Discard => self.request(
-                Request {
-                    from,
-                    want: Want::Discard,
-                },
-                outbox,
-            ),
+        let want = match message {
+            Message::Get(access) => Want::Access(access),
+            Message::Discard => Want::Discard,
+            Message::Return => Want::Return,
             Message::Dropped => return self.dropped(from, outbox),
             Message::Installed => return self.installed(from, outbox),
+            Message::Have(access) => {
+                self.have(from, access, outbox);
+                return Ok(());
+            }
             _ => return Err(Illegal("message that a home does not take")),
-        }
+        };
+        self.request(Request { from, want }, outbox);
         Ok(())
     }
 
@@ -189,7 +233,7 @@ impl HomePage {
     }
 
     /// Serves requests until one has to wait for somebody.
-    fn serve(
+    pub(crate) fn serve(
         &mut self,
         first: Option<Request>,
         mut queue: VecDeque<Request>,
@@ -197,13 +241,10 @@ impl HomePage {
     ) {
         let mut next = first.or_else(|| queue.pop_front());
         while let Some(request) = next {
-            let stage = match request.want {
-                Want::Discard => self.discard(request.from, outbox),
-                Want::Access(access) => self.grant(request.from, access, outbox),
-            };
-            if let Some(stage) = stage {
+            let stage = self.begin(request, outbox);
+            if let Some(stage) = self.stays_busy(stage, outbox) {
                 self.busy = Some(Box::new(Busy {
-                    requester: request.from,
+                    request,
                     stage,
                     queue,
                 }));
@@ -213,221 +254,143 @@ impl HomePage {
         }
     }
 
-    /// Starts a discard; `None`: finished at once.
-    fn discard(&mut self, from: NodeId, outbox: &mut Outbox<'_>) -> Option<Stage> {
-        let left = match &self.state {
-            HomeState::Zero => Sharers::default(),
-            HomeState::Pooled(slot) => {
-                outbox.act(Action::ZeroSlot(*slot));
-                Sharers::default()
-            }
-            HomeState::Owned(owner) => drop_all([*owner], outbox),
-            HomeState::Shared(sharers) => drop_all(sharers.iter(), outbox),
-        };
-        if left.is_empty() {
-            outbox.send(from, Message::Discarded);
-            return None;
-        }
-        Some(Stage::Dropping {
-            left,
-            then: Then::Zero,
-        })
-    }
-
-    /// Starts a read or write; `None`: finished at once.
-    fn grant(&mut self, from: NodeId, access: Access, outbox: &mut Outbox<'_>) -> Option<Stage> {
-        if let Some(stage) = self.promote(from, access, outbox) {
-            return Some(stage);
-        }
-        match (&self.state, access) {
-            (HomeState::Zero, _) => {
-                outbox.send(from, Message::GrantZero);
-                Some(Stage::Installing(HomeState::Owned(from)))
-            }
-            (HomeState::Pooled(slot), _) => {
-                outbox.send(from, Message::UsePool(*slot));
-                None
-            }
-            (HomeState::Owned(owner), _) if *owner == from => {
-                outbox.send(from, Message::Grant(Access::Write));
-                Some(Stage::Installing(self.state.clone()))
-            }
-            (HomeState::Owned(owner), _) => {
-                outbox.send(*owner, Message::Demand(Demand::Fetch { to: from, access }));
-                Some(Stage::Installing(match access {
-                    Access::Read => HomeState::Shared([*owner, from].into_iter().collect()),
-                    Access::Write => HomeState::Owned(from),
-                }))
-            }
-            (HomeState::Shared(sharers), Access::Read) => {
-                let mut sharers = sharers.clone();
-                if sharers.contains(from) {
-                    outbox.send(from, Message::Grant(Access::Read));
-                } else {
-                    outbox.send(
-                        supplier(&sharers, outbox.me),
-                        Message::Demand(Demand::Fetch { to: from, access }),
-                    );
-                    sharers.insert(from);
-                }
-                Some(Stage::Installing(HomeState::Shared(sharers)))
-            }
-            (HomeState::Shared(sharers), Access::Write) => {
-                let keeps_copy = sharers.contains(from) || mutated!(outbox.rules, TrustOldCopy);
-                let (spared, then) = if keeps_copy {
-                    (from, Then::Grant)
-                } else {
-                    let supplier = supplier(sharers, outbox.me);
-                    (supplier, Then::Fetch(supplier))
-                };
-                let left = drop_all(sharers.iter().filter(|node| *node != spared), outbox);
-                if left.is_empty() || mutated!(outbox.rules, GrantBeforeDrops) {
-                    return self.proceed(from, then, outbox);
-                }
-                Some(Stage::Dropping { left, then })
-            }
-        }
-    }
-
-    /// Counts a change of rights; after enough of them starts to collect the page into the pool.
-    fn promote(&mut self, from: NodeId, access: Access, outbox: &mut Outbox<'_>) -> Option<Stage> {
-        let takes_rights = match &self.state {
-            HomeState::Zero | HomeState::Pooled(_) => false,
-            HomeState::Owned(owner) => *owner != from,
-            HomeState::Shared(sharers) => {
-                access == Access::Write && (sharers.len() > 1 || !sharers.contains(from))
-            }
-        };
-        if !takes_rights {
-            return None;
-        }
-        let limit = outbox.rules.promote_after;
-        self.changes = (self.changes + 1).min(limit.max(COUNTED));
-        if limit == 0 || self.changes < limit {
-            return None;
-        }
-        let slot = outbox.take_slot()?;
-        let (supplier, mut left) = match &self.state {
-            HomeState::Owned(owner) => (*owner, Sharers::default()),
-            HomeState::Shared(sharers) => {
-                let supplier = supplier(sharers, outbox.me);
-                let keep = mutated!(outbox.rules, PromoteKeepsSharers);
-                (
-                    supplier,
-                    drop_all(
-                        sharers.iter().filter(|node| *node != supplier && !keep),
-                        outbox,
-                    ),
-                )
-            }
-            HomeState::Zero | HomeState::Pooled(_) => return None,
-        };
-        outbox.send(supplier, Message::Demand(Demand::Collect(slot)));
-        left.insert(supplier);
-        Some(Stage::Dropping {
-            left,
-            then: Then::Pool(slot),
-        })
-    }
-
-    /// A holder has no copy any more.
+    /// A holder has no copy any more, or does not use the slot any more.
     fn dropped(&mut self, from: NodeId, outbox: &mut Outbox<'_>) -> Result<(), Illegal> {
-        let Some(Busy {
-            requester,
-            stage: Stage::Dropping { left, then },
-            ..
-        }) = self.busy.as_deref_mut()
-        else {
-            if mutated!(outbox.rules, GrantBeforeDrops) {
-                return Ok(());
-            }
-            return Err(Illegal("nobody was asked to drop this page"));
+        let Some(mut busy) = self.busy.take() else {
+            return stray(outbox, "nobody was asked to drop this page");
+        };
+        let Stage::Dropping { left, then } = &mut busy.stage else {
+            self.busy = Some(busy);
+            return stray(outbox, "nobody was asked to drop this page");
         };
         if !left.contains(from) {
-            return Err(Illegal("this node was not asked to drop the page"));
+            self.busy = Some(busy);
+            return stray(outbox, "this node was not asked to drop the page");
         }
         left.remove(from);
-        if !left.is_empty() {
-            return Ok(());
-        }
-        let (requester, then) = (*requester, *then);
-        let stage = self.proceed(requester, then, outbox);
-        match (stage, self.busy.take()) {
-            (Some(stage), Some(mut busy)) => {
-                busy.stage = stage;
-                self.busy = Some(busy);
-            }
-            (None, Some(busy)) => self.serve(None, busy.queue, outbox),
-            (_, None) => {}
+        if left.is_empty() || mutated!(outbox.rules, SkipAcknowledgement) {
+            let then = then.clone();
+            self.go_on(busy, then, outbox);
+        } else {
+            self.busy = Some(busy);
         }
         Ok(())
     }
 
-    /// All others have dropped their copies.
-    fn proceed(&mut self, requester: NodeId, then: Then, outbox: &mut Outbox<'_>) -> Option<Stage> {
-        match then {
-            Then::Grant => outbox.send(requester, Message::Grant(Access::Write)),
-            Then::Fetch(supplier) => {
-                let demand = Demand::Fetch {
-                    to: requester,
-                    access: Access::Write,
-                };
-                outbox.send(supplier, Message::Demand(demand));
+    /// The transaction goes on with `then`, or is over.
+    pub(crate) fn go_on(&mut self, mut busy: Box<Busy>, then: Then, outbox: &mut Outbox<'_>) {
+        let stage = self.proceed(busy.request, then, outbox);
+        match self.stays_busy(stage, outbox) {
+            Some(stage) => {
+                busy.stage = stage;
+                self.busy = Some(busy);
             }
-            Then::Pool(slot) => {
-                self.state = HomeState::Pooled(slot);
-                outbox.act(Action::Promoted(slot));
-                outbox.send(requester, Message::UsePool(slot));
-                return None;
-            }
-            Then::Zero => {
-                self.state = HomeState::Zero;
-                outbox.act(Action::Zeroed);
-                outbox.send(requester, Message::Discarded);
-                return None;
-            }
+            None => self.serve(None, busy.queue, outbox),
         }
-        if mutated!(outbox.rules, IdleBeforeInstalled) {
-            self.state = HomeState::Owned(requester);
-            return None;
-        }
-        Some(Stage::Installing(HomeState::Owned(requester)))
     }
 
-    /// The requester has what it asked for.
-    fn installed(&mut self, from: NodeId, outbox: &mut Outbox<'_>) -> Result<(), Illegal> {
-        if mutated!(outbox.rules, IdleBeforeInstalled) && self.busy.is_none() {
-            return Ok(());
+    /// The stage, unless it is a deliberate mistake not to wait for it.
+    fn stays_busy(&mut self, stage: Option<Stage>, outbox: &mut Outbox<'_>) -> Option<Stage> {
+        match stage {
+            Some(Stage::Installing(page)) if mutated!(outbox.rules, IdleBeforeInstalled) => {
+                self.settle(page.next, page.frees, outbox);
+                None
+            }
+            stage => stage,
         }
+    }
+
+    /// A node has what the home let it have.
+    fn installed(&mut self, from: NodeId, outbox: &mut Outbox<'_>) -> Result<(), Illegal> {
         match self.busy.take() {
-            Some(busy) if busy.requester == from && matches!(busy.stage, Stage::Installing(_)) => {
+            Some(busy) if matches!(&busy.stage, Stage::Installing(page) if page.by == from) => {
                 let Busy { stage, queue, .. } = *busy;
-                if let Stage::Installing(state) = stage {
-                    self.state = state;
+                if let Stage::Installing(page) = stage {
+                    self.settle(page.next, page.frees, outbox);
                 }
                 self.serve(None, queue, outbox);
                 Ok(())
             }
+            // It was on its way when the home asked: what the node has, it says after this.
+            Some(busy) if matches!(&busy.stage, Stage::Asking { about, .. } if about.by == from) => {
+                self.busy = Some(busy);
+                Ok(())
+            }
             busy => {
                 self.busy = busy;
-                Err(Illegal("no answer to this node is under way"))
+                stray(outbox, "no answer to this node is under way")
             }
+        }
+    }
+
+    /// A page has arrived: this is the state now.
+    pub(crate) fn settle(
+        &mut self,
+        state: HomeState,
+        frees: Option<Slot>,
+        outbox: &mut Outbox<'_>,
+    ) {
+        self.state = state;
+        if let Some(slot) = frees {
+            outbox.act(Action::FreeSlot(slot));
         }
     }
 }
 
-/// Asks the nodes to drop their copies; returns them.
-fn drop_all(nodes: impl IntoIterator<Item = NodeId>, outbox: &mut Outbox<'_>) -> Sharers {
-    nodes
-        .into_iter()
-        .inspect(|node| outbox.send(*node, Message::Demand(Demand::Drop)))
-        .collect()
+/// A message that makes no sense now; harmless where a deliberate mistake explains it and must be found by what it does.
+fn stray(outbox: &Outbox<'_>, why: &'static str) -> Result<(), Illegal> {
+    let explained = mutated!(
+        outbox.rules,
+        GrantBeforeDrops
+            | SkipAcknowledgement
+            | IdleBeforeInstalled
+            | DemoteBeforeUnmapped
+            | EvictWithoutAnswer
+    );
+    if explained {
+        return Ok(());
+    }
+    Err(Illegal(why))
 }
 
-/// The sharer that sends the page: the home if it can, because that saves a message.
-fn supplier(sharers: &Sharers, home: NodeId) -> NodeId {
-    if sharers.contains(home) {
-        return home;
+/// What only the model asks.
+#[cfg(test)]
+impl HomePage {
+    fn queued(&self) -> impl Iterator<Item = &Request> {
+        self.busy.iter().flat_map(|busy| busy.queue.iter())
     }
-    sharers.iter().next().unwrap_or(home) // never empty: see `HomeState::Shared`
+
+    /// Whether a request to be rid of the page waits.
+    pub(crate) fn returns_wait(&self) -> bool {
+        self.queued().any(|request| request.want == Want::Return)
+    }
+
+    /// Whether a request of this node for the right to use the page waits.
+    pub(crate) fn access_waits(&self, node: usize) -> bool {
+        let its = |request: &Request| request.from.index() == node;
+        self.queued()
+            .any(|request| its(request) && matches!(request.want, Want::Access(_)))
+    }
+
+    /// Whose request for the right to use the page is being served.
+    pub(crate) fn serves_access(&self) -> Option<NodeId> {
+        let request = self.busy.as_ref()?.request;
+        matches!(request.want, Want::Access(_)).then_some(request.from)
+    }
+
+    /// Whether the entry names this node as a holder or waits for it.
+    pub(crate) fn mentions(&self, node: NodeId) -> bool {
+        let held = match &self.state {
+            HomeState::Owned(owner) => *owner == node,
+            HomeState::Shared(set) | HomeState::Pooled { users: set, .. } => set.contains(node),
+            HomeState::Zero | HomeState::Gone => false,
+        };
+        let awaited = |busy: &Busy| match &busy.stage {
+            Stage::Dropping { left, .. } => left.contains(node),
+            Stage::Installing(page) => page.by == node || page.supplier == Some(node),
+            Stage::Asking { whom, .. } => *whom == node,
+        };
+        held || self.busy.as_deref().is_some_and(awaited)
+            || self.queued().any(|request| request.from == node)
+    }
 }

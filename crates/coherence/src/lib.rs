@@ -9,12 +9,14 @@
 //! the last write; every request is answered. The channel between two nodes must keep its order; nothing is assumed
 //! between different pairs.
 //!
-//! Still to come, and why nothing here stands in the way: eviction (a node gives a copy back: one more request to
-//! the home, which is busy for its time like for any other), demotion of pooled pages (one more demand to all
-//! nodes), loss of a node (the home drops it from owner and sharers and answers for it).
+//! A node that has no room gives pages back: the home lets it drop a copy that others have, too, and finds a keeper for
+//! the only one. Pages leave the pool again. A node may be lost at any moment: its homes are gone with it, all others
+//! strike it from their directories and answer for it; who asked for contents that are gone is told so.
 #![forbid(unsafe_code)]
 
+mod grant;
 mod home;
+mod loss;
 mod message;
 mod node;
 mod page;
@@ -24,12 +26,11 @@ mod sharers;
 mod model;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod mutation;
 
 pub use home::{HomePage, HomeState};
 pub use message::{Access, Action, Demand, Illegal, Message, Slot};
 pub use node::{NodePage, NodeState};
 pub use page::{Page, Rules, Surroundings};
 pub use sharers::Sharers;
-
-#[cfg(test)]
-pub(crate) use page::Mutation;

@@ -28,6 +28,13 @@ pub enum Demand {
     },
     /// Copy the contents into the slot of the pool, drop the copy and say [`Message::Dropped`].
     Collect(Slot),
+    /// Send the contents, with the right to write, as [`Message::Keep`] to `to`, which did not ask, and drop the copy.
+    Evict {
+        /// Who keeps the page from now on.
+        to: NodeId,
+    },
+    /// Unmap the slot of the pool and say [`Message::Dropped`]: the page leaves the pool.
+    Leave(Slot),
 }
 
 /// A message about one page. The channel carries the page's number.
@@ -41,6 +48,10 @@ pub enum Message {
     Installed,
     /// Node to home: done as demanded, I have no copy any more.
     Dropped,
+    /// Node to home: I would rather not keep this page. The answer is [`Demand::Evict`] or [`Message::Stay`].
+    Return,
+    /// Node to home: what I have of the page, as [`Message::Ask`] wanted to know.
+    Have(Option<Access>),
     /// Home to holder.
     Demand(Demand),
     /// Home to requester: your copy may be used so from now on (an upgrade without contents).
@@ -60,6 +71,24 @@ pub enum Message {
     UsePool(Slot),
     /// Home to requester: the page is zero everywhere.
     Discarded,
+    /// Home to requester: the contents were lost together with a node.
+    Failed,
+    /// Home to a node that wanted to return the page: settled. Either others have copies, and a demand to drop this one
+    /// follows; or the node has none any more; or nobody else has room for it.
+    Stay,
+    /// Home to a node that did not ask: the page lives in this slot no more; take the contents from there, they are
+    /// yours to write.
+    KeepSlot(Slot),
+    /// Home to a node: node `lost` is lost, forget what it sent and was to get, and say what you have.
+    Ask {
+        /// Which node.
+        lost: NodeId,
+    },
+    /// Holder to a node that did not ask: the home wants you to keep this page. The bytes travel beside the message.
+    Keep {
+        /// All bytes are zero and none travel.
+        zero: bool,
+    },
     /// Holder to requester: here it is. The bytes travel beside the message.
     Contents {
         /// The right that comes with them.
@@ -80,6 +109,8 @@ pub enum Action {
     SendPage(NodeId, Access),
     /// The same, sent as [`Message::ReadAhead`].
     SendAhead(NodeId),
+    /// The same, sent as [`Message::Keep`].
+    SendKeep(NodeId),
     /// Write-protect the local copy.
     Protect,
     /// Allow writes to the local copy.
@@ -94,16 +125,26 @@ pub enum Action {
     CopyToSlot(Slot),
     /// Map the slot in the place of the page; from now on it needs no protocol.
     MapSlot(Slot),
+    /// Take the mapping of the slot away, so that the page is absent again.
+    UnmapSlot(Slot),
+    /// Put the contents of the slot, which nobody maps any more, in place, writable.
+    InstallSlot(Slot),
+    /// Nobody needs the slot any more: it may be given out again.
+    FreeSlot(Slot),
     /// Write zeroes to the slot.
     ZeroSlot(Slot),
     /// Wake whoever waits for this page here.
     Wake,
     /// Keep the demand until the holding time is over, then pass it to [`Page::resume`](crate::Page::resume).
     Defer(Demand),
+    /// What was asked for will never come: the contents, or who knows where they are, were lost with a node.
+    Fail,
     /// A discard of this node is complete.
     DiscardDone,
     /// This home moved the page into the pool.
     Promoted(Slot),
+    /// This home took the page out of the pool.
+    Demoted(Slot),
     /// This home knows that nobody holds the page any more and that its contents are zero.
     Zeroed,
     /// The request had to wait behind another one at this home.

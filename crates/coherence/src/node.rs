@@ -18,13 +18,15 @@ pub enum NodeState {
     Pooled,
 }
 
-/// A page on one node. Two bytes.
+/// A page on one node. Three bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodePage {
     /// What this node may do now.
     pub state: NodeState,
     /// What it has asked for; one request at a time.
     pub pending: Option<Access>,
+    /// It has told the home that it would rather not keep its copy, and the home has not answered yet.
+    pub returning: bool,
 }
 
 impl NodePage {
@@ -37,11 +39,34 @@ impl NodePage {
         };
         if satisfied {
             outbox.act(Action::Wake);
+        } else if mutated!(outbox.rules, StaleEventUpgrades) && self.state == NodeState::Shared {
+            outbox.act(Action::Unprotect);
+            self.state = NodeState::Exclusive;
         } else if self.pending.is_none() {
+            if outbox.is_lost(home) {
+                outbox.act(Action::Fail);
+                return;
+            }
             self.pending = Some(access);
             outbox.send(home, Message::Get(access));
         }
         // Else: the answer to the request under way wakes every waiter; one that needs more faults again.
+    }
+
+    /// This node has no room for its copy; whether the home was told so now.
+    pub(crate) fn give_back(&mut self, home: NodeId, outbox: &mut Outbox<'_>) -> bool {
+        let held = matches!(self.state, NodeState::Shared | NodeState::Exclusive);
+        if !held || self.pending.is_some() || self.returning || outbox.is_lost(home) {
+            return false;
+        }
+        if mutated!(outbox.rules, ReturnSilently) && self.state == NodeState::Shared {
+            outbox.act(Action::Drop);
+            self.state = NodeState::Invalid;
+            return true;
+        }
+        self.returning = true;
+        outbox.send(home, Message::Return);
+        true
     }
 
     /// A demand of the home. `held`: the copy is younger than the minimal holding time.
@@ -52,11 +77,15 @@ impl NodePage {
         home: NodeId,
         outbox: &mut Outbox<'_>,
     ) -> Result<(), Illegal> {
+        if self.is_void(demand, home, outbox) {
+            return Ok(());
+        }
         match (self.state, demand) {
-            (NodeState::Invalid | NodeState::Pooled, _) => {
+            (NodeState::Pooled, Demand::Leave(_)) => {}
+            (NodeState::Invalid | NodeState::Pooled, _) | (_, Demand::Leave(_)) => {
                 return Err(Illegal("demand for a page that this node does not hold"))
             }
-            (_, Demand::Fetch { to, .. }) if to == outbox.me => {
+            (_, Demand::Fetch { to, .. } | Demand::Evict { to }) if to == outbox.me => {
                 return Err(Illegal("demand to send a page to its holder"))
             }
             (
@@ -74,9 +103,30 @@ impl NodePage {
         }
         // Give a page away: protect, read, drop, send. Dropping before reading would lose writes; sending before dropping
         // would let threads here read what the new owner has overwritten already.
-        if self.state == NodeState::Exclusive && demand != Demand::Drop {
+        if self.state == NodeState::Exclusive
+            && demand != Demand::Drop
+            && !mutated!(outbox.rules, SendBeforeProtect)
+        {
             outbox.act(Action::Protect);
         }
+        self.obey(demand, home, outbox);
+        Ok(())
+    }
+
+    /// Nobody waits any more for what is demanded: the home, or the node that was to get the page, is lost.
+    fn is_void(&self, demand: Demand, home: NodeId, outbox: &Outbox<'_>) -> bool {
+        if mutated!(outbox.rules, LostDemandServed) {
+            return false;
+        }
+        let to_lost = match demand {
+            Demand::Fetch { to, .. } | Demand::Evict { to } => outbox.is_lost(to),
+            Demand::Drop | Demand::Collect(_) | Demand::Leave(_) => false,
+        };
+        to_lost || outbox.is_lost(home)
+    }
+
+    /// Carries out a demand for a page that is held and cannot be written any more.
+    fn obey(&mut self, demand: Demand, home: NodeId, outbox: &mut Outbox<'_>) {
         match demand {
             Demand::Fetch {
                 to,
@@ -92,17 +142,18 @@ impl NodePage {
                 to,
                 access: Access::Write,
             } => {
-                outbox.act(Action::Read);
-                if !mutated!(outbox.rules, OwnerKeepsCopy) {
-                    outbox.act(Action::Drop);
-                    self.state = NodeState::Invalid;
-                }
-                outbox.act(Action::SendPage(to, Access::Write));
+                let late = mutated!(outbox.rules, SendBeforeDrop);
+                let keep = mutated!(outbox.rules, OwnerKeepsCopy);
+                self.hand_over(Action::SendPage(to, Access::Write), late, keep, outbox);
+            }
+            Demand::Evict { to } => {
+                let late = mutated!(outbox.rules, KeepBeforeDrop);
+                let keep = mutated!(outbox.rules, EvictKeepsCopy);
+                self.hand_over(Action::SendKeep(to), late, keep, outbox);
             }
             Demand::Collect(slot) => {
                 outbox.act(Action::CopyToSlot(slot));
-                outbox.act(Action::Drop);
-                self.state = NodeState::Invalid;
+                self.drop_copy(outbox);
                 outbox.send(home, Message::Dropped);
                 if mutated!(outbox.rules, SupplierMapsAtOnce) {
                     outbox.act(Action::MapSlot(slot));
@@ -110,31 +161,88 @@ impl NodePage {
                 }
             }
             Demand::Drop => {
-                outbox.act(Action::Drop);
+                if !mutated!(outbox.rules, DropClaimed) {
+                    self.drop_copy(outbox);
+                }
+                outbox.send(home, Message::Dropped);
+            }
+            Demand::Leave(slot) => {
+                outbox.act(Action::UnmapSlot(slot));
                 self.state = NodeState::Invalid;
                 outbox.send(home, Message::Dropped);
             }
         }
-        Ok(())
     }
 
-    /// Something from the home that this node did not ask for. A request that is under way stays so: the home has not
-    /// seen it yet, and will answer it by what it knows then.
+    /// Gives up the page, which cannot be written any more, and then sends it. `late` and `keep` are mistakes.
+    fn hand_over(&mut self, send: Action, late: bool, keep: bool, outbox: &mut Outbox<'_>) {
+        if mutated!(outbox.rules, DropBeforeRead) {
+            self.drop_copy(outbox);
+            outbox.act(Action::Read);
+            outbox.act(send);
+            return;
+        }
+        outbox.act(Action::Read);
+        if late {
+            outbox.act(send);
+        }
+        if !keep {
+            self.drop_copy(outbox);
+        }
+        if !late {
+            outbox.act(send);
+        }
+    }
+
+    fn drop_copy(&mut self, outbox: &mut Outbox<'_>) {
+        outbox.act(Action::Drop);
+        self.state = NodeState::Invalid;
+    }
+
+    /// Something that this node did not ask for. A request that is under way stays so: the home has not seen it yet,
+    /// and will answer it by what it knows then.
     pub(crate) fn unasked(
         &mut self,
         message: Message,
+        home: NodeId,
         outbox: &mut Outbox<'_>,
     ) -> Result<(), Illegal> {
-        match (self.state, message) {
-            (NodeState::Invalid, Message::GiveZero) => {
+        match message {
+            Message::Stay => {
+                self.returning = false;
+                return Ok(());
+            }
+            Message::Ask { .. } => {
+                let have = match self.state {
+                    NodeState::Shared => Some(Access::Read),
+                    NodeState::Exclusive => Some(Access::Write),
+                    NodeState::Invalid | NodeState::Pooled => None,
+                };
+                outbox.send(home, Message::Have(have));
+                return Ok(());
+            }
+            _ if self.state != NodeState::Invalid => {
+                return Err(Illegal("a page for a node that has it already"))
+            }
+            Message::GiveZero => {
                 outbox.act(Action::InstallZero);
                 self.state = NodeState::Exclusive;
             }
-            (NodeState::Invalid, Message::ReadAhead { .. }) => {
+            Message::ReadAhead { .. } => {
                 outbox.act(Action::InstallReceived(Access::Read));
                 self.state = NodeState::Shared;
             }
-            _ => return Err(Illegal("a page for a node that has it already")),
+            Message::Keep { zero } => {
+                outbox.act(received(Access::Write, zero));
+                self.state = NodeState::Exclusive;
+                outbox.send(home, Message::Installed);
+            }
+            Message::KeepSlot(slot) => {
+                outbox.act(Action::InstallSlot(slot));
+                self.state = NodeState::Exclusive;
+                outbox.send(home, Message::Installed);
+            }
+            _ => return Err(Illegal("message that a node does not take unasked")),
         }
         if mutated!(outbox.rules, UnaskedAnswers) {
             self.pending = None;
@@ -150,14 +258,14 @@ impl NodePage {
         outbox: &mut Outbox<'_>,
     ) -> Result<(), Illegal> {
         let Some(wanted) = self.pending else {
+            if outbox.is_lost(home) {
+                return Ok(()); // this node gave up waiting when its home was lost
+            }
             return Err(Illegal("answer to a question that was not asked"));
         };
         match (self.state, message) {
             (NodeState::Invalid, Message::Contents { access, zero }) if access >= wanted => {
-                outbox.act(match (zero, access) {
-                    (true, Access::Write) => Action::InstallZero,
-                    _ => Action::InstallReceived(access),
-                });
+                outbox.act(received(access, zero));
                 self.state = state_for(access);
             }
             (NodeState::Invalid, Message::GrantZero) => {
@@ -169,6 +277,11 @@ impl NodePage {
                 self.state = NodeState::Pooled;
                 self.pending = None;
                 return Ok(()); // mapping wakes; the home does not wait for it
+            }
+            (NodeState::Invalid, Message::Failed) => {
+                outbox.act(Action::Fail);
+                self.pending = None;
+                return Ok(()); // the home does not wait for it
             }
             (NodeState::Shared | NodeState::Exclusive, Message::Grant(Access::Write)) => {
                 outbox.act(Action::Unprotect);
@@ -186,6 +299,25 @@ impl NodePage {
         self.pending = None;
         outbox.send(home, Message::Installed);
         Ok(())
+    }
+
+    /// Node `lost` is lost. Copies stay: while the home is there it knows of them, and without a home no right moves.
+    pub(crate) fn lost(&mut self, lost: NodeId, home: NodeId, outbox: &mut Outbox<'_>) {
+        if lost != home {
+            return;
+        }
+        self.returning = false;
+        if self.pending.is_some() && !mutated!(outbox.rules, LostHomeAwaited) {
+            self.pending = None;
+            outbox.act(Action::Fail);
+        }
+    }
+}
+
+fn received(access: Access, zero: bool) -> Action {
+    match (zero, access) {
+        (true, Access::Write) => Action::InstallZero,
+        _ => Action::InstallReceived(access),
     }
 }
 

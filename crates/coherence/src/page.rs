@@ -2,6 +2,8 @@
 
 use crate::home::HomePage;
 use crate::message::{Access, Action, Demand, Illegal, Message, Slot};
+#[cfg(test)]
+use crate::mutation::Mutation;
 use crate::node::{NodePage, NodeState};
 use lev_wire::NodeId;
 use std::collections::VecDeque;
@@ -31,42 +33,12 @@ impl Rules {
     }
 }
 
-/// Mistakes that the model checker must find.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutation {
-    /// The home allows a write before all sharers have dropped their copies.
-    GrantBeforeDrops,
-    /// The home takes the next request before the requester has installed the page.
-    IdleBeforeInstalled,
-    /// The home believes a writer's claim that it still has its shared copy.
-    TrustOldCopy,
-    /// The owner keeps its copy when it hands the page to a writer.
-    OwnerKeepsCopy,
-    /// The owner goes on writing after it gave a reader a copy.
-    OwnerKeepsWriting,
-    /// Requests that come while the home is busy are lost.
-    ForgetQueued,
-    /// Promotion collects from one sharer and lets the others keep their copies.
-    PromoteKeepsSharers,
-    /// The supplier uses the pool before the others have dropped their copies.
-    SupplierMapsAtOnce,
-    /// The home gives a page away unasked while it serves a request for it.
-    GiveWhileBusy,
-    /// A node that gets a page unasked forgets that it has asked for it.
-    UnaskedAnswers,
-    /// The home sends a copy ahead and does not note who has it.
-    AheadForgetsSharer,
-    /// The home sends a copy ahead and goes on writing its own.
-    AheadKeepsWriting,
-}
-
-/// `true` if the rules carry this deliberate mistake; constant `false` outside of tests.
+/// `true` if the rules carry this deliberate mistake, or one of these; constant `false` outside of tests.
 macro_rules! mutated {
-    ($rules:expr, $name:ident) => {{
+    ($rules:expr, $($name:ident)|+) => {{
         #[cfg(test)]
         {
-            $rules.mutation == Some($crate::page::Mutation::$name)
+            matches!($rules.mutation, Some($($crate::mutation::Mutation::$name)|+))
         }
         #[cfg(not(test))]
         {
@@ -83,6 +55,11 @@ pub trait Surroundings {
     fn held(&mut self) -> bool;
     /// A free slot of the pool, out of this home's part. Only asked when a page is to be promoted.
     fn take_slot(&mut self) -> Option<Slot>;
+    /// A node that has room for a page that `holder` gives back: any but `holder`, none that is lost. Only asked at
+    /// home, and only when there is no other copy.
+    fn keeper(&mut self, holder: NodeId) -> Option<NodeId>;
+    /// Whether this node knows that the other one is lost. From then on it takes no frames of it.
+    fn is_lost(&self, node: NodeId) -> bool;
 }
 
 /// Where the parts of a page put what they want done.
@@ -109,6 +86,14 @@ impl Outbox<'_> {
 
     pub(crate) fn take_slot(&mut self) -> Option<Slot> {
         self.surroundings.take_slot()
+    }
+
+    pub(crate) fn keeper(&mut self, holder: NodeId) -> Option<NodeId> {
+        self.surroundings.keeper(holder)
+    }
+
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        self.surroundings.is_lost(node)
     }
 }
 
@@ -208,7 +193,69 @@ impl Page<'_> {
         actions: &mut Vec<Action>,
     ) -> Result<(), Illegal> {
         self.run(surroundings, actions, |page, outbox| {
-            outbox.send(page.home, Message::Discard);
+            if outbox.is_lost(page.home) {
+                outbox.act(Action::Fail);
+                outbox.act(Action::DiscardDone);
+            } else {
+                outbox.send(page.home, Message::Discard);
+            }
+            Ok(())
+        })
+    }
+
+    /// This node is short of room: it tells the home that it would rather not keep its copy. Nothing happens, and the
+    /// answer is `false`, if there is no copy, a thread waits for the page, or the home has been told already.
+    ///
+    /// # Errors
+    /// Never for an event of this node itself, unless [`Page::entry`] is missing at home.
+    pub fn give_back(
+        &mut self,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<bool, Illegal> {
+        let mut told = false;
+        self.run(surroundings, actions, |page, outbox| {
+            told = page.node.give_back(page.home, outbox);
+            Ok(())
+        })?;
+        Ok(told)
+    }
+
+    /// At home: takes the page out of the pool. Nothing happens, and the answer is `false`, if it is not there or a
+    /// request is being served.
+    ///
+    /// # Errors
+    /// Never for an event of this node itself.
+    pub fn demote(
+        &mut self,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<bool, Illegal> {
+        let mut started = false;
+        self.run(surroundings, actions, |page, outbox| {
+            if let Some(entry) = &mut page.entry {
+                started = entry.demote(outbox);
+            }
+            Ok(())
+        })?;
+        Ok(started)
+    }
+
+    /// Node `lost` is lost, and [`Surroundings::is_lost`] says so already.
+    ///
+    /// # Errors
+    /// Never for an event of this node itself.
+    pub fn lost(
+        &mut self,
+        lost: NodeId,
+        surroundings: &mut dyn Surroundings,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Illegal> {
+        self.run(surroundings, actions, |page, outbox| {
+            page.node.lost(lost, page.home, outbox);
+            if let Some(entry) = &mut page.entry {
+                entry.lost(lost, outbox);
+            }
             Ok(())
         })
     }
@@ -241,24 +288,41 @@ impl Page<'_> {
         outbox: &mut Outbox<'_>,
     ) -> Result<(), Illegal> {
         match message {
-            Message::Get(_) | Message::Discard | Message::Installed | Message::Dropped => {
-                match &mut self.entry {
-                    Some(entry) => entry.receive(from, message, outbox),
-                    None => Err(Illegal("this node is not the home of the page")),
-                }
-            }
+            Message::Get(_)
+            | Message::Discard
+            | Message::Installed
+            | Message::Dropped
+            | Message::Return
+            | Message::Have(_) => match &mut self.entry {
+                Some(entry) => entry.receive(from, message, outbox),
+                None => Err(Illegal("this node is not the home of the page")),
+            },
             Message::Contents { .. } => self.node.answer(message, self.home, outbox),
+            Message::Keep { .. } => {
+                let (me, entry) = (outbox.me, self.entry.as_deref());
+                if entry.is_some_and(|entry| !entry.expects(me, from)) {
+                    return Err(Illegal("a page to keep that this home did not ask for"));
+                }
+                self.node.unasked(message, self.home, outbox)
+            }
             _ if from != self.home => Err(Illegal("only the home of the page may say this")),
             Message::Demand(demand) => {
                 let held = outbox.surroundings.held();
+                if matches!(demand, Demand::Evict { .. }) {
+                    self.node.returning = false; // this is the answer
+                }
                 self.node.demand(demand, held, self.home, outbox)
             }
             Message::Discarded => {
                 outbox.act(Action::DiscardDone);
                 Ok(())
             }
-            Message::GiveZero | Message::ReadAhead { .. } => self.node.unasked(message, outbox),
-            Message::Grant(_) | Message::GrantZero | Message::UsePool(_) => {
+            Message::GiveZero
+            | Message::ReadAhead { .. }
+            | Message::Stay
+            | Message::KeepSlot(_)
+            | Message::Ask { .. } => self.node.unasked(message, self.home, outbox),
+            Message::Grant(_) | Message::GrantZero | Message::UsePool(_) | Message::Failed => {
                 self.node.answer(message, self.home, outbox)
             }
         }

@@ -161,6 +161,9 @@ impl Core {
             return Ok(()); // not here, not sent yet, or in the pool
         }
         let pages = self.reads.window(to, segment.first + offset);
+        if !self.room.peer_has_room(to, pages) {
+            return Ok(());
+        }
         let group = group_in_chunk(segment, offset, pages);
         // Those after the asked one first: most programs go upwards, and this thread goes on already.
         for page in (offset + 1..group.end).chain(group.start..offset) {
@@ -197,6 +200,9 @@ impl Core {
             return;
         }
         let (pages, upwards) = self.zeroes.window_and_way(to, segment.first + offset);
+        if !self.room.peer_has_room(to, pages) {
+            return;
+        }
         let mut block = group(segment, offset, pages);
         if upwards {
             // What it has passed by belongs to somebody else, who would have to ask for each page.
@@ -281,6 +287,9 @@ impl Core {
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
         let (mut chunk, index) = segment.lock(offset);
+        if self.lost.has(from) {
+            return Ok(());
+        }
         if index as u64 + count > CHUNK_PAGES as u64 || offset + count > segment.pages {
             return Err(Failure::Peer(Illegal("a run that leaves its block")));
         }
@@ -300,6 +309,8 @@ impl Core {
         }
         let filled = self.zero_run(segment, Some(offset..offset + count))?;
         self.stats.pages_zero_filled.add(filled);
+        self.room.came(count);
+        self.release()?;
         Ok(())
     }
 
@@ -310,6 +321,7 @@ impl Core {
             self.granted(record);
         } else {
             record.granted_us = 0;
+            record.faults.granted();
         }
     }
 }
@@ -324,6 +336,14 @@ impl Surroundings for Nothing {
 
     fn take_slot(&mut self) -> Option<Slot> {
         None
+    }
+
+    fn keeper(&mut self, _: NodeId) -> Option<NodeId> {
+        None
+    }
+
+    fn is_lost(&self, _: NodeId) -> bool {
+        false
     }
 }
 

@@ -1,22 +1,25 @@
 //! The engine's inside: runs the state machine of a page under its lock and carries out what comes out of it.
 
+use crate::act::Place;
 use crate::ahead::Appetite;
-use crate::frames::Frame;
+use crate::discards::Discards;
 use crate::gate::Gate;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
-use crate::memory::{self, PageBuffer};
+use crate::lost::Lost;
+use crate::memory::PageBuffer;
 use crate::pool::Pool;
-use crate::segment::{Chunk, PageRecord, Segment, SegmentTable};
+use crate::room::Room;
+use crate::segment::{Chunk, Segment, SegmentTable};
 use crate::stats::Stats;
-use crate::{Backing, DsmError, PageLink};
+use crate::{DsmError, PageLink};
 use lev_coherence::{Access, Action, Demand, Illegal, Message, Page, Rules, Slot, Surroundings};
-use lev_uffd::{Fill, Uffd};
-use lev_wire::frame::{Header, HEADER_LEN};
-use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
-use std::collections::{HashMap, VecDeque};
+use lev_uffd::Uffd;
+use lev_wire::frame::Header;
+use lev_wire::{NodeId, PAGE_SIZE};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -45,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) visits: Visits,
     pub(crate) fetch_time: FetchTime,
     pub(crate) gate: Gate,
+    pub(crate) room: Room,
+    pub(crate) lost: Lost,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
     pub(crate) stopped: AtomicBool,
@@ -56,7 +61,7 @@ pub(crate) struct Core {
 /// What a thread needs for its work, so that nothing is allocated for an event.
 pub(crate) struct Scratch {
     pub(crate) actions: Vec<Action>,
-    buffer: Box<PageBuffer>,
+    pub(crate) buffer: Box<PageBuffer>,
 }
 
 impl Scratch {
@@ -78,6 +83,10 @@ pub(crate) enum Event<'a> {
     Discard,
     /// At home: a neighbour of the page was asked for by this node.
     ReadAhead(NodeId),
+    /// This node is short of room.
+    Return,
+    /// This node is lost.
+    Lost(NodeId),
 }
 
 /// Why an event could not be handled.
@@ -100,62 +109,9 @@ impl From<lev_uffd::UffdError> for Failure {
     }
 }
 
-/// Discards of this node that are not complete, by page, oldest first.
-#[derive(Default)]
-pub(crate) struct Discards {
-    waiting: Mutex<HashMap<PageNumber, VecDeque<Arc<Ticket>>>>,
-    done: Condvar,
-}
-
-/// One call of [`Engine::discard`](crate::Engine::discard): pages that are not zero yet.
-#[derive(Default)]
-pub(crate) struct Ticket(Mutex<u64>);
-
-impl Discards {
-    pub(crate) fn begin(&self, page: PageNumber, ticket: &Arc<Ticket>) {
-        *ticket.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting
-            .entry(page)
-            .or_default()
-            .push_back(Arc::clone(ticket));
-    }
-
-    fn complete(&self, page: PageNumber) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tickets) = waiting.get_mut(&page) else {
-            return;
-        };
-        if let Some(ticket) = tickets.pop_front() {
-            *ticket.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        }
-        if tickets.is_empty() {
-            waiting.remove(&page);
-        }
-        self.done.notify_all();
-    }
-
-    pub(crate) fn wait(&self, ticket: &Ticket, stopped: &AtomicBool) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        while *ticket.0.lock().unwrap_or_else(PoisonError::into_inner) > 0
-            && !stopped.load(Ordering::Acquire)
-        {
-            waiting = self
-                .done
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    pub(crate) fn give_up(&self) {
-        let _waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        self.done.notify_all();
-    }
-}
-
 /// What the state machine may ask about one page.
 struct Ask<'a> {
-    pool: Option<&'a Pool>,
+    core: &'a Core,
     held: bool,
 }
 
@@ -165,22 +121,17 @@ impl Surroundings for Ask<'_> {
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
-        self.pool?.take()
+        self.core.pool.as_ref()?.take()
     }
-}
 
-/// Where an event happens, for carrying out its actions.
-struct Place<'a> {
-    backing: Backing,
-    address: u64,
-    uffd: &'a Uffd,
-    page: PageNumber,
-    received: &'a [u8],
-    /// The bytes came without a request.
-    unasked: bool,
-    holding_us: u32,
-    /// This node's turn keeps the page for so long.
-    turn_us: u64,
+    fn keeper(&mut self, holder: NodeId) -> Option<NodeId> {
+        let lost = |node| self.core.lost.has(node);
+        self.core.room.keeper(self.core.rules.me, holder, lost)
+    }
+
+    fn is_lost(&self, node: NodeId) -> bool {
+        self.core.lost.has(node)
+    }
 }
 
 impl Core {
@@ -191,7 +142,12 @@ impl Core {
         pool: Option<Pool>,
     ) -> Self {
         let options = &config.options;
-        let zero_block = u64::from(options.zero_block).clamp(1, crate::segment::BLOCK_PAGES);
+        let most = match options.node_memory / PAGE {
+            0 => crate::segment::BLOCK_PAGES,
+            // Blocks that are on their way together must fit between the marks.
+            limit => 1 << (limit / 64).clamp(1, crate::segment::BLOCK_PAGES).ilog2(),
+        };
+        let zero_block = u64::from(options.zero_block).clamp(1, most);
         Self {
             rules: Rules::new(
                 config.me,
@@ -217,6 +173,8 @@ impl Core {
             visits: Visits::default(),
             fetch_time: FetchTime::new(),
             gate: Gate::new(config.me),
+            room: Room::new(options.node_memory / PAGE, config.nodes),
+            lost: Lost::default(),
             discards: Discards::default(),
             stats: Stats::default(),
             stopped: AtomicBool::new(false),
@@ -265,6 +223,9 @@ impl Core {
         event: Event<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
+        if matches!(event, Event::Message(from, ..) if self.lost.has(from)) {
+            return Ok(()); // asked under the page's lock: from the moment on at which the loss was handled
+        }
         let home = segment.home(offset);
         let (record, entry) = if home == self.rules.me {
             let (record, entry) = chunk.both(index);
@@ -288,9 +249,10 @@ impl Core {
                 Event::Message(_, Message::Contents { .. } | Message::Dropped, _)
             );
         let mut ask = Ask {
-            pool: self.pool.as_ref(),
+            core: self,
             held: fresh || age_us < holding_us || turn_us > 0,
         };
+        let before = record.node;
         let mut page = Page {
             rules: &self.rules,
             home,
@@ -310,6 +272,8 @@ impl Core {
                 (Ok(()), &[][..])
             }
             Event::Discard => (page.discard(&mut ask, actions), &[][..]),
+            Event::Return => (page.give_back(&mut ask, actions).map(|_| ()), &[][..]),
+            Event::Lost(node) => (page.lost(node, &mut ask, actions), &[][..]),
         };
         result.map_err(Failure::Peer)?;
         let place = Place {
@@ -325,171 +289,7 @@ impl Core {
         for action in actions.iter() {
             self.act(*action, &place, record, &mut scratch.buffer)?;
         }
-        Ok(())
-    }
-
-    fn act(
-        &self,
-        action: Action,
-        place: &Place<'_>,
-        record: &mut PageRecord,
-        buffer: &mut PageBuffer,
-    ) -> Result<(), Failure> {
-        match action {
-            Action::Send(to, message) => self.send(to, place.page, message, &[]),
-            Action::Read => {
-                memory::read_page(place.address, place.backing, buffer)?; // all zeroes, if it is not there
-            }
-            Action::SendPage(to, access) => {
-                let contents = |zero| Message::Contents { access, zero };
-                self.send_page(to, contents, place, buffer);
-            }
-            Action::SendAhead(to) => {
-                self.send_page(to, |zero| Message::ReadAhead { zero }, place, buffer);
-                self.stats.read_ahead_sent.add(1);
-            }
-            Action::Protect => place.uffd.protect(place.address, PAGE)?,
-            Action::Unprotect => {
-                place.uffd.unprotect(place.address, PAGE)?;
-                self.granted(record);
-            }
-            Action::Drop => {
-                memory::remove(place.address, PAGE, place.backing)?;
-                self.stats.invalidations.add(1);
-            }
-            Action::InstallReceived(access) => {
-                // An empty payload is the zero flag of a read-only copy.
-                let zero = place.received.is_empty();
-                let bytes = if zero { &ZERO_PAGE } else { place.received };
-                let fill = place
-                    .uffd
-                    .copy(place.address, bytes, access == Access::Read)?;
-                self.installed(fill, record)?;
-                if place.unasked {
-                    self.came_unasked(record);
-                }
-                self.stats.pages_received.add(1);
-            }
-            Action::InstallZero => {
-                let fill = place.uffd.zero(place.address, PAGE)?;
-                self.installed(fill, record)?;
-                self.stats.pages_zero_filled.add(1);
-            }
-            Action::CopyToSlot(slot) => {
-                memory::read_page(place.address, place.backing, buffer)?;
-                self.slot(slot)?.write(slot, buffer);
-            }
-            Action::MapSlot(slot) => {
-                self.slot(slot)?.map(slot, place.address)?;
-                place.uffd.wake(place.address, PAGE)?;
-                self.stats.pool_pages.add(1);
-                self.stats.faults_pool.add(1);
-                self.answered(record);
-            }
-            Action::ZeroSlot(slot) => {
-                buffer.0.fill(0);
-                self.slot(slot)?.write(slot, buffer);
-            }
-            Action::Wake => {
-                place.uffd.wake(place.address, PAGE)?;
-                if record.node.pending.is_none() {
-                    self.answered(record);
-                }
-            }
-            Action::Defer(demand) => {
-                self.stats.holds.add(1);
-                let left = place.holding_us.saturating_sub(self.age_us(record));
-                let wait = Duration::from_micros(u64::from(left).max(place.turn_us));
-                let for_turn = place.turn_us > u64::from(left);
-                let until = Instant::now() + wait;
-                self.holds.push(until, for_turn, place.page, demand);
-            }
-            Action::DiscardDone => self.discards.complete(place.page),
-            Action::Promoted(_) => self.stats.promotions.add(1),
-            Action::Queued => self.stats.waits.add(1),
-            Action::Zeroed => {}
-        }
-        Ok(())
-    }
-
-    /// Time since the page was granted.
-    fn age_us(&self, record: &PageRecord) -> u32 {
-        match record.granted_us {
-            0 => u32::MAX,
-            granted => self.now_us().wrapping_sub(granted),
-        }
-    }
-
-    fn slot(&self, slot: Slot) -> Result<&Pool, Failure> {
-        let pool = self
-            .pool
-            .as_ref()
-            .ok_or(Failure::Peer(Illegal("this node has no pool")))?;
-        if pool.has(slot) {
-            Ok(pool)
-        } else {
-            Err(Failure::Peer(Illegal("the slot lies outside of the pool")))
-        }
-    }
-
-    pub(crate) fn send(&self, to: NodeId, page: PageNumber, message: Message, bytes: &[u8]) {
-        self.send_frame(to, &Frame::new(page, message), bytes);
-    }
-
-    pub(crate) fn send_frame(&self, to: NodeId, frame: &Frame, bytes: &[u8]) {
-        self.stats.frames_sent.add(1);
-        self.stats
-            .bytes_sent
-            .add(HEADER_LEN as u64 + u64::from(frame.header.len));
-        self.link.send(to, frame.header, &[frame.operand(), bytes]);
-    }
-
-    fn send_page(
-        &self,
-        to: NodeId,
-        message: impl Fn(bool) -> Message,
-        place: &Place<'_>,
-        buffer: &PageBuffer,
-    ) {
-        let zero = buffer.is_zero();
-        let bytes = if zero { &[][..] } else { &buffer.0[..] };
-        self.send(to, place.page, message(zero), bytes);
-        let counter = if zero {
-            &self.stats.zero_pages_sent
-        } else {
-            &self.stats.pages_sent
-        };
-        counter.add(1);
-    }
-
-    /// A page was put in place.
-    fn installed(&self, fill: Fill, record: &mut PageRecord) -> Result<(), Failure> {
-        if let Fill::Exists(at) = fill {
-            // The page table has something where the protocol says that there is nothing: not coherent any more.
-            let error = DsmError::System {
-                call: "fill of an absent page",
-                at,
-                errno: libc::EEXIST,
-            };
-            return Err(Failure::Here(error));
-        }
-        self.granted(record);
-        Ok(())
-    }
-
-    pub(crate) fn granted(&self, record: &mut PageRecord) {
-        record.granted_us = self.now_us();
-        self.answered(record);
-    }
-
-    /// The fault that was pending is over.
-    fn answered(&self, record: &mut PageRecord) {
-        if record.faulted_ns != 0 {
-            let ns = (self.now_ns() as u32).wrapping_sub(record.faulted_ns);
-            self.stats.latency(u64::from(ns));
-            self.fetch_time.note(ns / 1000);
-            record.faulted_ns = 0;
-        }
+        self.account(before, record.node)
     }
 }
 

@@ -69,6 +69,14 @@ pub struct Counters {
     pub turn_waits: u64,
     /// Pages discarded by this node.
     pub discards: u64,
+    /// Pages that this node gave to another one because it was short of room.
+    pub evictions: u64,
+    /// Faults that waited until this node had room.
+    pub room_waits: u64,
+    /// Pages that this node wanted to give away and nobody had room for.
+    pub room_refused: u64,
+    /// Pages of guest memory that this node holds now, those of the pool left out.
+    pub resident: u64,
     /// Time from fault to wake of faults that needed another node; see [`LATENCY_BUCKETS`].
     pub latency_ns: Vec<u64>,
     /// The pages with most faults here, hottest first.
@@ -106,6 +114,10 @@ impl Counters {
             ("turns", self.turns),
             ("turn_waits", self.turn_waits),
             ("discards", self.discards),
+            ("evictions", self.evictions),
+            ("room_waits", self.room_waits),
+            ("room_refused", self.room_refused),
+            ("resident", self.resident),
         ]
     }
 

@@ -1,15 +1,15 @@
 //! The engine's public face.
 
-use crate::core::{Core, Event, Failure, Scratch, Ticket, PAGE};
-use crate::frames;
+use crate::core::{Core, Event, Failure, Scratch, PAGE};
+use crate::discards::Ticket;
 use crate::memory;
 use crate::pool::Pool;
-use crate::segment::{Chunk, Segment, SegmentTable};
+use crate::room::{RoomEvent, LEAST_PAGES};
+use crate::segment::{Segment, SegmentTable};
 use crate::threads::{self, StopFlag};
-use crate::{Activity, Backing, Counters, DsmError, EngineConfig, HotPage, PageLink, SegmentSpec};
-use lev_coherence::{Demand, HomePage, HomeState, Message, NodeState, Sharers};
+use crate::{Activity, Backing, DsmError, EngineConfig, PageLink, SegmentSpec};
+use lev_coherence::{HomePage, HomeState, NodeState, Sharers};
 use lev_uffd::{Memory, Uffd};
-use lev_wire::frame::{Header, HEADER_LEN};
 use lev_wire::{NodeId, PageNumber};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,21 +17,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
-/// Hottest pages that [`Engine::counters`] shows.
-const HOT_PAGES: usize = 20;
 /// Pages that one call of [`Engine::discard`] has under way at most.
 const DISCARD_PAGES: usize = 1024;
-/// Frames kept for segments that are not active yet; more is not an accident of timing any more.
-const EARLY_FRAMES: usize = 1 << 16;
 
 thread_local! {
     /// What [`Engine::on_frame`] and [`Engine::discard`] work with, on whatever thread they are called.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+    pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
 }
 
 /// The memory engine of one node.
 pub struct Engine {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     stop: StopFlag,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -53,6 +49,12 @@ impl Engine {
             .take()
             .map(|mapping| Pool::new(mapping, config.me, config.nodes))
             .transpose()?;
+        let limit = config.options.node_memory / PAGE;
+        if config.options.node_memory > 0 && limit < LEAST_PAGES {
+            return Err(DsmError::Config(
+                "a node needs at least 1 MiB of guest memory",
+            ));
+        }
         let stripes = config.options.stripes.clamp(1, 64);
         let uffds = (0..stripes)
             .map(|_| Uffd::open())
@@ -74,7 +76,28 @@ impl Engine {
             threads::serve_first();
             core.serve_holds();
         })?;
+        if limit > 0 {
+            let core = Arc::clone(&engine.core);
+            engine.spawn("lev-room".into(), move || core.serve_room())?;
+        }
         Ok(Arc::new(engine))
+    }
+
+    /// Who is told when no node has room for guest memory, and when there is some again. Called from a thread of the
+    /// engine, without locks; it must not stop the engine.
+    pub fn on_room(&self, listener: impl Fn(RoomEvent) + Send + Sync + 'static) {
+        self.core.room.listen(Box::new(listener));
+    }
+
+    /// Node `peer` is lost: none of its frames is taken any more, and nothing waits for it. What it alone held is gone;
+    /// if somebody waits for such memory, or does so later, `on_fatal` is called with [`DsmError::Lost`].
+    pub fn peer_lost(&self, peer: NodeId) {
+        if peer == self.core.rules.me || peer.0 >= self.core.nodes {
+            return;
+        }
+        if let Err(error) = self.core.forget(peer) {
+            self.core.fatal(error);
+        }
     }
 
     /// Makes a segment known and reports which of its pages already have contents here, as ranges of page numbers.
@@ -150,36 +173,6 @@ impl Engine {
         self.table().covered(first_page, pages)
     }
 
-    /// Takes one frame of a peer. Frames of one peer must come in order, from one thread at a time.
-    ///
-    /// # Errors
-    /// The frame is malformed or not allowed: drop the connection. [`DsmError::Stopped`]: the engine cannot go on,
-    /// and has said why through `on_fatal`.
-    pub fn on_frame(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
-        if self.core.stopped.load(Ordering::Acquire) {
-            return Err(DsmError::Stopped);
-        }
-        self.core.stats.frames_received.add(1);
-        self.core
-            .stats
-            .bytes_received
-            .add((HEADER_LEN + payload.len()) as u64);
-        if header.kind == frames::TURN {
-            return self.on_turn(from, header, payload);
-        }
-        self.checked(from, &header, payload)?;
-        let table = self.table();
-        match table.find_page(header.arg) {
-            Some((segment, _)) if segment.active.load(Ordering::Acquire) => {
-                let result = self.deliver(&table, from, header, payload);
-                drop(table);
-                self.settle(from, &header, result)
-            }
-            // Kept under the table's lock, so that activation finds it.
-            _ => self.keep_early(from, header, payload),
-        }
-    }
-
     /// Makes pages zero on every node, for what QEMU discards (`MADV_DONTNEED`, hole punching). Parts that are in no
     /// segment are ignored; returns when it is done. Call it *instead of* the system call, or after it; never before
     /// it, because the system call would then take pages that this node has been granted since.
@@ -220,65 +213,6 @@ impl Engine {
         let _ = self.core.gate.activity.set(activity);
     }
 
-    /// The counters now. Looks at every page for the hottest ones: not for a busy loop.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        let mut counters = self.core.stats.snapshot();
-        counters.pool_free = self.core.pool.as_ref().map_or(0, Pool::free);
-        let mut hot: Vec<HotPage> = Vec::new();
-        self.for_each_page(|page, chunk, index| {
-            let faults = u64::from(chunk.pages[index].faults);
-            let least = hot.last().map_or(0, |hot| hot.faults);
-            if faults > 0 && (hot.len() < HOT_PAGES || faults > least) {
-                let at = hot.partition_point(|hot| hot.faults >= faults);
-                hot.insert(at, HotPage { page, faults });
-                hot.truncate(HOT_PAGES);
-            }
-        });
-        counters.hot_pages = hot;
-        counters
-    }
-
-    /// One line about a page, for dumps: its state here and, at its home, the directory entry.
-    #[must_use]
-    pub fn describe_page(&self, page: PageNumber) -> String {
-        let table = self.table();
-        let Some((segment, offset)) = table.find_page(page) else {
-            return format!("page {page:#x}: in no segment");
-        };
-        let (chunk, index) = segment.lock(offset);
-        let at = segment.home(offset);
-        let (record, entry) = (chunk.pages[index], chunk.entry(index));
-        let mut line = format!(
-            "page {page:#x} on {}: {:?}, pending {:?}, faults {}, returns {:?}; home {at}",
-            self.core.rules.me,
-            record.node.state,
-            record.node.pending,
-            record.faults,
-            record.returns
-        );
-        if at == self.core.rules.me {
-            line += &format!(": {:?}", entry.cloned().unwrap_or_default());
-        }
-        line
-    }
-
-    /// Up to `limit` lines about pages with something under way here, for dumps of a cluster that hangs.
-    #[must_use]
-    pub fn describe_unsettled(&self, limit: usize) -> Vec<String> {
-        let mut pages = Vec::new();
-        self.for_each_page(|page, chunk, index| {
-            let busy = chunk.entry(index).is_some_and(HomePage::is_busy);
-            if (busy || chunk.pages[index].node.pending.is_some()) && pages.len() < limit {
-                pages.push(page);
-            }
-        });
-        pages
-            .into_iter()
-            .map(|page| self.describe_page(page))
-            .collect()
-    }
-
     /// Ends the threads and gives up all memory, which wakes everybody who waits for a page: they go on with
     /// whatever is there, so the VM must not run any more.
     pub fn stop(&self) {
@@ -295,6 +229,7 @@ impl Engine {
         self.stop.raise();
         self.core.holds.stop();
         self.core.discards.give_up();
+        self.core.room.signal();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let this = std::thread::current().id();
@@ -331,7 +266,14 @@ impl Engine {
         for (run, stripe) in segment.stripe_runs() {
             // Parts may be unmapped or never have been registered: that is as good.
             let len = (run.end - run.start) * PAGE;
-            let _ = self.core.uffds[stripe].unregister(segment.address(run.start), len);
+            let whole = self.core.uffds[stripe].unregister(segment.address(run.start), len);
+            if whole.is_ok() {
+                continue;
+            }
+            // Pages of the pool are in between, and the kernel refuses the run as a whole.
+            for offset in run {
+                let _ = self.core.uffds[stripe].unregister(segment.address(offset), PAGE);
+            }
         }
     }
 
@@ -341,123 +283,10 @@ impl Engine {
         let me = self.core.rules.me;
         if me == NodeId::HEAD {
             chunk.pages[index].node.state = NodeState::Exclusive;
+            self.core.room.came(1);
         }
         if segment.home(offset) == me {
             *chunk.both(index).1 = HomePage::owned_by(NodeId::HEAD);
-        }
-    }
-
-    /// What can be wrong with a frame whatever the state is.
-    fn checked(&self, from: NodeId, header: &Header, payload: &[u8]) -> Result<Message, DsmError> {
-        let bad = |why| DsmError::Peer {
-            from,
-            kind: header.kind,
-            arg: header.arg,
-            why,
-        };
-        if from.0 >= self.core.nodes || from == self.core.rules.me {
-            return Err(bad("not from another node of the cluster"));
-        }
-        let message = frames::decode(header, payload).map_err(bad)?;
-        match message {
-            Message::Demand(Demand::Fetch { to, .. }) if to.0 >= self.core.nodes => {
-                Err(bad("a node that is not in the cluster"))
-            }
-            message => Ok(message),
-        }
-    }
-
-    fn on_turn(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
-        let word = frames::decode_turn(&header, payload, from, self.core.rules.me);
-        let known = from.0 < self.core.nodes && from != self.core.rules.me;
-        let word = word.and_then(|word| {
-            known
-                .then_some(word)
-                .ok_or("not from another node of the cluster")
-        });
-        let word = word.map_err(|why| DsmError::Peer {
-            from,
-            kind: header.kind,
-            arg: header.arg,
-            why,
-        })?;
-        let table = self.table();
-        let result = SCRATCH.with_borrow_mut(|scratch| self.core.hear(from, word, &table, scratch));
-        drop(table);
-        self.settle(from, &header, result)
-    }
-
-    fn keep_early(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), DsmError> {
-        let mut early = self
-            .core
-            .early
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if early.len() >= EARLY_FRAMES {
-            let why = "too many frames about memory that is not active here";
-            return Err(DsmError::Peer {
-                from,
-                kind: header.kind,
-                arg: header.arg,
-                why,
-            });
-        }
-        early.push_back((from, header, payload.to_vec()));
-        Ok(())
-    }
-
-    /// Handles kept frames whose segment has become active, in their order.
-    fn replay_early(&self, table: &SegmentTable) -> Result<(), DsmError> {
-        let mut early = self
-            .core
-            .early
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (from, header, payload) in std::mem::take(&mut *early) {
-            match table.find_page(header.arg) {
-                Some((segment, _)) if segment.active.load(Ordering::Acquire) => {
-                    let result = self.deliver(table, from, header, &payload);
-                    result.map_err(|failure| failure.into_peer_error(from, &header))?;
-                }
-                _ => early.push_back((from, header, payload)),
-            }
-        }
-        Ok(())
-    }
-
-    fn deliver(
-        &self,
-        table: &SegmentTable,
-        from: NodeId,
-        header: Header,
-        payload: &[u8],
-    ) -> Result<(), Failure> {
-        let (Some((segment, offset)), Ok(message)) = (
-            table.find_page(header.arg),
-            frames::decode(&header, payload),
-        ) else {
-            return Ok(()); // both were looked at by the caller
-        };
-        let event = Event::Message(from, message, payload);
-        SCRATCH.with_borrow_mut(|scratch| {
-            self.core
-                .receive(segment, offset, header.tag, event, scratch)
-        })
-    }
-
-    fn settle(
-        &self,
-        from: NodeId,
-        header: &Header,
-        result: Result<(), Failure>,
-    ) -> Result<(), DsmError> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(Failure::Here(error)) => {
-                self.core.fatal(error);
-                Err(DsmError::Stopped)
-            }
-            Err(failure) => Err(failure.into_peer_error(from, header)),
         }
     }
 
@@ -494,22 +323,7 @@ impl Engine {
         Ok(())
     }
 
-    fn for_each_page(&self, mut visit: impl FnMut(PageNumber, &Chunk, usize)) {
-        let table = self.table();
-        for segment in table.iter() {
-            let mut offset = 0;
-            while offset < segment.pages {
-                let (chunk, _) = segment.lock(offset);
-                let count = (segment.pages - offset).min(chunk.pages.len() as u64);
-                (0..count).for_each(|index| {
-                    visit(segment.first + offset + index, &chunk, index as usize)
-                });
-                offset += count;
-            }
-        }
-    }
-
-    fn table(&self) -> RwLockReadGuard<'_, SegmentTable> {
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, SegmentTable> {
         self.core
             .table
             .read()

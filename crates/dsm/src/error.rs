@@ -41,6 +41,8 @@ pub enum DsmError {
     },
     /// The state of a page does not fit an event of this node itself.
     Broken(&'static str),
+    /// Memory that somebody waits for was lost together with a node.
+    Lost(NodeId),
     /// The engine has stopped.
     Stopped,
 }
@@ -69,6 +71,7 @@ impl fmt::Display for DsmError {
                 )
             }
             Self::Broken(why) => write!(f, "the memory engine lost its way: {why}"),
+            Self::Lost(node) => write!(f, "guest memory was lost together with {node}"),
             Self::Stopped => write!(f, "the memory engine has stopped"),
         }
     }

@@ -52,8 +52,12 @@ impl Core {
                 return self.settle(segment, offset, state, fault);
             }
             _ if record.node.pending.is_some() => return Ok(()), // the answer wakes this thread, too
+            (NodeState::Invalid, _) if self.room.park(fault.address) => {
+                self.stats.room_waits.add(1);
+                return Ok(());
+            }
             (state, _) => {
-                record.faults = record.faults.saturating_add(1);
+                record.faults.add_one();
                 if at_home
                     && state == NodeState::Invalid
                     && self.zero_chunk(segment, &mut chunk, offset..offset + 1)? > 0
@@ -123,6 +127,9 @@ impl Core {
         chunk: MutexGuard<'_, Chunk>,
     ) -> Result<(), Failure> {
         drop(chunk);
+        if !self.room.has_room(self.zero_block) {
+            return Ok(());
+        }
         let first = offset - offset % self.zero_block;
         let end = (first + self.zero_block).min(segment.pages);
         let mut next = first;
@@ -156,6 +163,7 @@ impl Core {
                     if mine {
                         record.node.state = NodeState::Exclusive;
                         record.granted_us = now;
+                        record.faults.granted();
                     }
                     mine
                 };
@@ -167,6 +175,9 @@ impl Core {
         }
         filled += self.zero_run(segment, claimed)?;
         self.stats.pages_zero_filled.add(filled);
+        if filled > 0 {
+            self.room.came(filled);
+        }
         Ok(filled)
     }
 

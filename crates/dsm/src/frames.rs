@@ -25,8 +25,19 @@ const DISCARDED: u16 = 0x0D0B;
 const CONTENTS: u16 = 0x0D0C;
 const GIVE_ZERO: u16 = 0x0D0D;
 const READ_AHEAD: u16 = 0x0D0E;
+const RETURN: u16 = 0x0D0F;
+const STAY: u16 = 0x0D10;
+const EVICT: u16 = 0x0D11;
+const KEEP: u16 = 0x0D12;
+const LEAVE: u16 = 0x0D13;
+const KEEP_SLOT: u16 = 0x0D14;
+const ASK: u16 = 0x0D15;
+const HAVE: u16 = 0x0D16;
+const FAILED: u16 = 0x0D17;
+/// Not about a page: `arg` pages more have room at the sender.
+pub(crate) const ROOM: u16 = 0x0D18;
 /// Not about a page: the tag says what.
-pub(crate) const TURN: u16 = 0x0D0F;
+pub(crate) const TURN: u16 = 0x0D19;
 
 /// Tag of `FETCH`: this bit is the access, the others are the node.
 const FETCH_WRITE: u16 = 1 << 15;
@@ -61,6 +72,19 @@ impl Frame {
             Message::GiveZero => (GIVE_ZERO, 1, None),
             Message::UsePool(slot) => (USE_POOL, 0, Some(slot)),
             Message::Discarded => (DISCARDED, 0, None),
+            Message::Return => (RETURN, 0, None),
+            Message::Stay => (STAY, 0, None),
+            Message::Demand(Demand::Evict { to }) => (EVICT, to.0, None),
+            Message::Keep { zero } => (KEEP, if zero { CONTENTS_ZERO } else { 0 }, None),
+            Message::Demand(Demand::Leave(slot)) => (LEAVE, 0, Some(slot)),
+            Message::KeepSlot(slot) => (KEEP_SLOT, 0, Some(slot)),
+            Message::Ask { lost } => (ASK, lost.0, None),
+            Message::Have(access) => (
+                HAVE,
+                access.map_or(0, |access| 1 + access_bit(access)),
+                None,
+            ),
+            Message::Failed => (FAILED, 0, None),
             Message::Contents { access, zero } => (
                 CONTENTS,
                 access_bit(access) | if zero { CONTENTS_ZERO } else { 0 },
@@ -68,7 +92,9 @@ impl Frame {
             ),
         };
         let page_bytes = match message {
-            Message::Contents { zero: false, .. } | Message::ReadAhead { zero: false } => PAGE_SIZE,
+            Message::Contents { zero: false, .. }
+            | Message::ReadAhead { zero: false }
+            | Message::Keep { zero: false } => PAGE_SIZE,
             _ => 0,
         };
         let operand_len = slot.map_or(0, |_| std::mem::size_of::<Slot>());
@@ -103,6 +129,21 @@ impl Frame {
             Word::Over => 3,
         };
         frame
+    }
+
+    /// So many pages more have room at the sender.
+    pub(crate) fn room(pages: u64) -> Self {
+        let header = Header {
+            kind: ROOM,
+            tag: 0,
+            len: 0,
+            arg: pages,
+        };
+        Self {
+            header,
+            operand: [0; 4],
+            operand_len: 0,
+        }
     }
 
     /// The operand bytes that follow the header, if any.
@@ -155,12 +196,22 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (GIVE_ZERO, 1..=CHUNK) => Message::GiveZero,
         (USE_POOL, 0) => return slot(payload).map(Message::UsePool),
         (DISCARDED, 0) => Message::Discarded,
-        (kind @ (CONTENTS | READ_AHEAD), tag) => {
+        (RETURN, 0) => Message::Return,
+        (STAY, 0) => Message::Stay,
+        (EVICT, to) => Message::Demand(Demand::Evict { to: NodeId(to) }),
+        (LEAVE, 0) => return slot(payload).map(|slot| Message::Demand(Demand::Leave(slot))),
+        (KEEP_SLOT, 0) => return slot(payload).map(Message::KeepSlot),
+        (ASK, lost) => Message::Ask { lost: NodeId(lost) },
+        (HAVE, 0) => Message::Have(None),
+        (HAVE, tag) => Message::Have(Some(access(tag - 1)?)),
+        (FAILED, 0) => Message::Failed,
+        (kind @ (CONTENTS | READ_AHEAD | KEEP), tag) => {
             let (access, zero) = (access(tag & 1)?, tag & CONTENTS_ZERO != 0);
             let message = match (kind, access) {
                 (CONTENTS, access) => Message::Contents { access, zero },
-                (_, Access::Read) => Message::ReadAhead { zero },
-                (_, Access::Write) => return Err("a copy for reading with the right to write"),
+                (READ_AHEAD, Access::Read) => Message::ReadAhead { zero },
+                (_, Access::Read) => Message::Keep { zero },
+                (_, Access::Write) => return Err("unasked contents with a right of their own"),
             };
             let expected = if zero { 0 } else { PAGE_SIZE };
             if tag > 3 || payload.len() != expected {
@@ -213,6 +264,18 @@ mod tests {
             Message::UsePool(0xABCD_EF01),
             Message::Demand(Demand::Drop),
             Message::Demand(Demand::Collect(7)),
+            Message::Demand(Demand::Leave(7)),
+            Message::Demand(Demand::Evict { to: NodeId(1023) }),
+            Message::Return,
+            Message::Stay,
+            Message::Keep { zero: false },
+            Message::Keep { zero: true },
+            Message::KeepSlot(9),
+            Message::Ask { lost: NodeId(3) },
+            Message::Have(None),
+            Message::Have(Some(Access::Read)),
+            Message::Have(Some(Access::Write)),
+            Message::Failed,
         ];
         for access in [Access::Read, Access::Write] {
             all.push(Message::Get(access));

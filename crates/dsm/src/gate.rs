@@ -1,7 +1,7 @@
 //! The gate between a fault and the request for its page: closed for pages that are fought over, until this node has its
 //! turn. It only delays requests, as a slow network would; the protocol does not know of it.
 
-use crate::core::{Core, Event, Failure, Scratch};
+use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::frames::Frame;
 use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
 use crate::siege::Sieges;
@@ -221,6 +221,12 @@ impl Core {
             let index = offset as usize % CHUNK_PAGES;
             let node = chunk.pages[index].node;
             if node.pending.is_none() && node.state == NodeState::Invalid {
+                if !self.room.has_room(1) {
+                    // Whoever waits for it faults again, and then waits for room.
+                    let uffd = &self.uffds[segment.stripe(offset)];
+                    uffd.wake(segment.address(offset), PAGE)?;
+                    continue;
+                }
                 self.stats.prefetched.add(1);
             }
             let event = Event::Fault(access);

@@ -9,7 +9,7 @@
 //! duel draw different lots soon, and the one with the long one gets all of its pages together.
 
 use crate::core::{Core, Event, Scratch};
-use crate::segment::PageRecord;
+use crate::segment::{Comebacks, PageRecord};
 use crate::threads;
 use lev_coherence::Demand;
 use lev_wire::PageNumber;
@@ -31,8 +31,6 @@ const ROBBED: u8 = 2;
 const BOUNCED: u8 = 4;
 /// A demand that waits for the end of a turn is looked at so often in between.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-/// Neither is counted further than this.
-const COUNTED: u8 = 15;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
 const REVISIT_US: u32 = 50_000;
 /// Pages remembered for a thread: about as many as an instruction can need.
@@ -71,7 +69,7 @@ pub(crate) fn holding_time_us(
     record: &PageRecord,
     node: u16,
 ) -> u32 {
-    let (robbed, bounced) = record.returns;
+    let (robbed, bounced) = record.comebacks.get();
     if base_us == 0 || (robbed < ROBBED && bounced < BOUNCED) {
         return base_us;
     }
@@ -112,19 +110,12 @@ impl Visits {
         let again = recent.pages.iter().position(|(seen, at)| {
             *seen == page && *at != 0 && now_us.wrapping_sub(*at) < REVISIT_US
         });
-        match again {
-            Some(at) if at != last => record.returns.0 = (record.returns.0 + 1).min(COUNTED),
-            Some(_) => {
-                record.returns.1 = (record.returns.1 + 1).min(COUNTED);
-                record.returns.0 = record.returns.0.saturating_sub(1);
-            }
-            None => {
-                record.returns = (
-                    record.returns.0.saturating_sub(1),
-                    record.returns.1.saturating_sub(1),
-                )
-            }
-        }
+        let (robbed, bounced) = record.comebacks.get();
+        record.comebacks = match again {
+            Some(at) if at != last => Comebacks::new(robbed + 1, bounced),
+            Some(_) => Comebacks::new(robbed.saturating_sub(1), bounced + 1),
+            None => Comebacks::new(robbed.saturating_sub(1), bounced.saturating_sub(1)),
+        };
         match again {
             Some(at) if at == last => recent.pages[at].1 = now_us,
             _ => {

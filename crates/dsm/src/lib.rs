@@ -4,19 +4,26 @@
 //! through [`Engine::on_frame`]; both become events of the page's state machine, whose actions become system calls
 //! and frames. See `docs/design/0004-coherence.md`.
 
+mod act;
 mod ahead;
 mod api;
 mod core;
 mod counters;
+mod discards;
 mod engine;
 mod error;
+mod evict;
 mod fault;
 mod frames;
 mod gate;
 mod hold;
+mod inspect;
+mod intake;
+mod lost;
 mod memory;
 mod pool;
 mod prefetch;
+mod room;
 mod segment;
 mod siege;
 mod stats;
@@ -28,3 +35,4 @@ pub use counters::{Counters, HotPage, LATENCY_BUCKETS};
 pub use engine::Engine;
 pub use error::DsmError;
 pub use frames::FRAME_KINDS;
+pub use room::RoomEvent;

@@ -38,7 +38,7 @@ impl Core {
             Access::Write => &self.own_writes,
         };
         let window = own.window(self.rules.me, segment.first + offset);
-        if window < STEADY {
+        if window < STEADY || !self.room.has_room(window) {
             return Ok(());
         }
         let (mut chunk, _) = segment.lock(offset);
@@ -80,6 +80,7 @@ impl Core {
         }
         let entry = chunk.both(index).1;
         // Untouched pages are filled in blocks, without asking.
-        !entry.is_busy() && entry.changes() <= 1 && *entry.state() != HomeState::Zero
+        let held = !matches!(entry.state(), HomeState::Zero | HomeState::Gone);
+        !entry.is_busy() && entry.changes() <= 1 && held
     }
 }

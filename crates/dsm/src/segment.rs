@@ -17,14 +17,61 @@ pub(crate) const BLOCK_PAGES: u64 = 512;
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PageRecord {
     pub(crate) node: NodePage,
-    /// How often threads came back to it, after other pages and without; see [`crate::hold`].
-    pub(crate) returns: (u8, u8),
+    /// How often threads came back to it; see [`crate::hold`].
+    pub(crate) comebacks: Comebacks,
     /// When the page was granted, in microseconds since start; 0: never.
     pub(crate) granted_us: u32,
     /// When the fault that is pending began, low bits of nanoseconds since start.
     pub(crate) faulted_ns: u32,
-    /// Faults that needed the protocol.
-    pub(crate) faults: u32,
+    /// Faults that needed the protocol, and a mark.
+    pub(crate) faults: Faults,
+}
+
+/// Two counts up to 15 in a byte: how often threads came back to a page after other pages, and without.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Comebacks(u8);
+
+impl Comebacks {
+    pub(crate) const MOST: u8 = 15;
+
+    pub(crate) fn new(robbed: u8, bounced: u8) -> Self {
+        Self(robbed.min(Self::MOST) << 4 | bounced.min(Self::MOST))
+    }
+
+    /// After other pages, and without.
+    pub(crate) fn get(self) -> (u8, u8) {
+        (self.0 >> 4, self.0 & Self::MOST)
+    }
+}
+
+/// A count of faults, and a mark beside it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Faults(u32);
+
+impl Faults {
+    /// The clock hand has passed the page since it was granted.
+    const SEEN: u32 = 1 << 31;
+    const COUNT: u32 = Self::SEEN - 1;
+
+    pub(crate) fn count(self) -> u32 {
+        self.0 & Self::COUNT
+    }
+
+    pub(crate) fn add_one(&mut self) {
+        self.0 += u32::from(self.count() < Self::COUNT);
+    }
+
+    /// Sets the mark of the clock hand; returns whether it was set before.
+    pub(crate) fn pass(&mut self) -> bool {
+        let before = self.0 & Self::SEEN != 0;
+        self.0 |= Self::SEEN;
+        before
+    }
+
+    /// The page was granted again.
+    pub(crate) fn granted(&mut self) {
+        self.0 &= !Self::SEEN;
+    }
 }
 
 const _: () = assert!(std::mem::size_of::<PageRecord>() <= 16);

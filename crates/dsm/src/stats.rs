@@ -31,6 +31,9 @@ pub(crate) struct Stats {
     pub(crate) turns: Count,
     pub(crate) turn_waits: Count,
     pub(crate) discards: Count,
+    pub(crate) evictions: Count,
+    pub(crate) room_waits: Count,
+    pub(crate) refusals: Count,
     latency: Histogram,
 }
 
@@ -92,6 +95,10 @@ impl Stats {
             turns: self.turns.get(),
             turn_waits: self.turn_waits.get(),
             discards: self.discards.get(),
+            evictions: self.evictions.get(),
+            room_waits: self.room_waits.get(),
+            room_refused: self.refusals.get(),
+            resident: 0,
             latency_ns: self.latency.0.iter().map(Count::get).collect(),
             hot_pages: Vec::new(),
         }

@@ -83,6 +83,15 @@ impl Surroundings for Ask<'_> {
         *slots += 1;
         Some(*slots)
     }
+
+    // Memory is not scarce here, and nobody is lost.
+    fn keeper(&mut self, _: NodeId) -> Option<NodeId> {
+        None
+    }
+
+    fn is_lost(&self, _: NodeId) -> bool {
+        false
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -299,6 +308,13 @@ impl<'a> Machine<'a> {
                 after
             }
             Action::DiscardDone | Action::Zeroed | Action::Queued => after,
+            // Pages neither go to make room nor leave the pool here, and no node is lost.
+            Action::SendKeep(_)
+            | Action::UnmapSlot(_)
+            | Action::InstallSlot(_)
+            | Action::FreeSlot(_)
+            | Action::Demoted(_)
+            | Action::Fail => after,
         }
     }
 

@@ -102,6 +102,8 @@ pub struct EngineOptions {
     /// Most pages, the faulting one included, that a node asks for when its faults run through memory; 0: never more
     /// than the faulting one.
     pub prefetch: u32,
+    /// Most guest memory that each node keeps resident, bytes; 0: no limit.
+    pub node_memory: u64,
 }
 
 impl Default for EngineOptions {
@@ -113,6 +115,7 @@ impl Default for EngineOptions {
             zero_block: 512,
             read_ahead: 16,
             prefetch: 16,
+            node_memory: 0,
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Shape {
     pub homes: Option<Vec<(u64, NodeId)>>,
     /// Written to the head's memory before the engine knows of it: page, first word.
     pub before: Vec<(u64, u64)>,
+    /// An engine that cannot go on is counted and does not end the process.
+    pub may_fail: bool,
 }
 
 impl Shape {
@@ -46,7 +48,14 @@ impl Shape {
             options,
             homes: None,
             before: vec![],
+            may_fail: false,
         }
+    }
+
+    /// So many pages stay resident on each node.
+    pub fn with_limit(mut self, pages: u64) -> Self {
+        self.options.node_memory = pages * PAGE as u64;
+        self
     }
 
     pub fn with_pool(mut self, pages: u64, promote_after: u32) -> Self {
@@ -60,6 +69,9 @@ impl Shape {
 pub struct Node {
     pub engine: Arc<Engine>,
     pub base: u64,
+    /// What the engine said when it could not go on.
+    pub fatal: Arc<Mutex<Vec<String>>>,
+    sockets: Vec<Option<TcpStream>>,
 }
 
 impl Node {
@@ -78,6 +90,18 @@ impl Node {
 
     pub fn write(&self, page: u64, index: usize, value: u64) {
         self.word(page, index).store(value, Ordering::Relaxed);
+    }
+
+    /// Cuts the connections of this node, as its death would.
+    pub fn cut(&self) {
+        for socket in self.sockets.iter().flatten() {
+            let _ = socket.shutdown(std::net::Shutdown::Both); // the peer may have been faster
+        }
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        let named = self.engine.counters().named();
+        named.iter().find(|(key, _)| *key == name).unwrap().1
     }
 
     pub fn address(&self, page: u64) -> *mut u8 {
@@ -325,16 +349,7 @@ impl Cluster {
     }
 
     pub fn total(&self, name: &str) -> u64 {
-        let get = |node: &Node| {
-            node.engine
-                .counters()
-                .named()
-                .iter()
-                .find(|(key, _)| *key == name)
-                .unwrap()
-                .1
-        };
-        self.nodes.iter().map(get).sum()
+        self.nodes.iter().map(|node| node.counter(name)).sum()
     }
 
     pub fn stop(&self) {
@@ -360,6 +375,8 @@ fn start_node(
             })
         })
         .collect();
+    let fatal = Arc::new(Mutex::new(Vec::new()));
+    let (told, may_fail) = (Arc::clone(&fatal), shape.may_fail);
     let config = EngineConfig {
         me,
         nodes: shape.nodes,
@@ -369,7 +386,12 @@ fn start_node(
             offset: 0,
             len: shape.pool_pages * PAGE as u64,
         }),
-        on_fatal: Box::new(move |error| fail(&format!("{me}: {error}"))),
+        on_fatal: Box::new(move |error| {
+            if !may_fail {
+                fail(&format!("{me}: {error}"));
+            }
+            told.lock().unwrap().push(error.to_string());
+        }),
     };
     let engine = Engine::start(
         config,
@@ -378,14 +400,38 @@ fn start_node(
         }),
     )
     .unwrap();
+    let sockets = peers
+        .iter()
+        .map(|peer| peer.as_ref().map(|peer| peer.socket.try_clone().unwrap()))
+        .collect();
     for (index, peer) in peers.into_iter().enumerate() {
         let Some(peer) = peer else { continue };
         let (engine, socket) = (Arc::clone(&engine), peer.socket.try_clone().unwrap());
-        std::thread::spawn(move || receive(&engine, NodeId(index as u16), socket));
+        std::thread::spawn(move || {
+            let from = NodeId(index as u16);
+            receive(&engine, from, socket);
+            if may_fail {
+                engine.peer_lost(from);
+            }
+        });
         std::thread::spawn(move || write_behind(&peer));
     }
     Node {
         engine,
         base: map(shape.pages, shape.backing),
+        fatal,
+        sockets,
     }
+}
+
+/// A node without any other one.
+pub fn start_alone(options: EngineOptions) -> Result<Arc<Engine>, DsmError> {
+    let config = EngineConfig {
+        me: NodeId(0),
+        nodes: 1,
+        options,
+        pool: None,
+        on_fatal: Box::new(|error| fail(&format!("{error}"))),
+    };
+    Engine::start(config, Arc::new(Link { peers: vec![None] }))
 }

@@ -1,0 +1,161 @@
+//! The thread that makes room: a clock hand goes over the pages and asks their homes to take them.
+//!
+//! A page is passed over once after each grant: what comes back all the time stays, what was granted once and long ago
+//! goes. What is at home elsewhere goes first: its home is where others look for it, and most likely has room.
+
+use crate::core::{Core, Event, Scratch};
+use crate::room::RoomEvent;
+use crate::segment::{Segment, CHUNK_PAGES};
+use lev_coherence::NodeState;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often the thread looks by itself.
+const TICK: Duration = Duration::from_millis(20);
+/// How long it waits after refusals.
+const LONGEST_PAUSE: Duration = Duration::from_millis(160);
+/// Pages that are asked for at the same time.
+const BATCH: u64 = 512;
+/// Nobody has room: after so long without any success while somebody waits.
+const FULL_AFTER: Duration = Duration::from_secs(1);
+
+/// Where the hand is: a page, counted over all segments.
+#[derive(Default)]
+pub(crate) struct Hand(u64);
+
+/// What is known about being full.
+struct Watch {
+    /// Somebody waits for room since then, and resident memory has not shrunk.
+    since: Option<Instant>,
+    full: bool,
+}
+
+impl Core {
+    /// Makes room until the engine stops.
+    pub(crate) fn serve_room(&self) {
+        let (mut hand, mut scratch) = (Hand::default(), Scratch::new());
+        let mut watch = Watch {
+            since: None,
+            full: false,
+        };
+        let mut pause = TICK;
+        while !self.stopped.load(Ordering::Acquire) {
+            let before = (
+                self.stats.evictions.get() + self.stats.invalidations.get(),
+                self.stats.refusals.get(),
+            );
+            self.room.wait(pause);
+            let result = self.make_room(&mut hand, &mut scratch);
+            if let Err(failure) = result {
+                return self.fatal(failure.into_error());
+            }
+            // Only refusals since: the others need time.
+            let gone = self.stats.evictions.get() + self.stats.invalidations.get() > before.0;
+            let refused = self.stats.refusals.get() > before.1;
+            pause = if gone || !refused {
+                TICK
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            self.watch_room(&mut watch);
+        }
+    }
+
+    fn make_room(
+        &self,
+        hand: &mut Hand,
+        scratch: &mut Scratch,
+    ) -> Result<(), crate::core::Failure> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let segments: Vec<Arc<Segment>> = table
+            .iter()
+            .filter(|segment| segment.active.load(Ordering::Acquire))
+            .map(Arc::clone)
+            .collect();
+        if segments.is_empty() || !self.room.is_limited() {
+            return Ok(());
+        }
+        self.tell_room();
+        let resident = self.room.resident();
+        if resident <= self.room.high() {
+            return Ok(());
+        }
+        let wanted = (resident - self.room.low()).saturating_sub(self.room.returning());
+        let batch = (self.room.limit() / 64).clamp(4, BATCH);
+        let mut left = wanted.min(batch.saturating_sub(self.room.returning()));
+        // First what is at home elsewhere, then anything; two rounds each, because of the second chance.
+        for own in [false, true] {
+            for _ in 0..2 {
+                if left > 0 {
+                    left -= self.sweep(&segments, hand, left, own, scratch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the hand until so many pages were given back, once round at most; returns how many.
+    fn sweep(
+        &self,
+        segments: &[Arc<Segment>],
+        hand: &mut Hand,
+        wanted: u64,
+        own: bool,
+        scratch: &mut Scratch,
+    ) -> Result<u64, crate::core::Failure> {
+        let total: u64 = segments.iter().map(|segment| segment.pages).sum();
+        let (mut passed, mut given) = (0, 0);
+        while passed < total && given < wanted {
+            let mut at = hand.0 % total;
+            let Some(segment) = segments.iter().find(|segment| {
+                let inside = at < segment.pages;
+                at -= if inside { 0 } else { segment.pages };
+                inside
+            }) else {
+                return Ok(given);
+            };
+            let (mut chunk, _) = segment.lock(at);
+            let end = (at - at % CHUNK_PAGES as u64 + CHUNK_PAGES as u64).min(segment.pages);
+            for offset in at..end {
+                passed += 1;
+                hand.0 = (hand.0 + 1) % total;
+                let index = offset as usize % CHUNK_PAGES;
+                let record = &mut chunk.pages[index];
+                let here = matches!(record.node.state, NodeState::Shared | NodeState::Exclusive);
+                let free = record.node.pending.is_none() && !record.node.returning;
+                let ours = segment.home(offset) == self.rules.me;
+                if !here || !free || (ours && !own) || !record.faults.pass() {
+                    continue;
+                }
+                self.handle_locked(segment, offset, &mut chunk, index, Event::Return, scratch)?;
+                given += 1;
+                if given >= wanted {
+                    break;
+                }
+            }
+        }
+        Ok(given)
+    }
+
+    /// Says when nobody has room, and when there is some again.
+    fn watch_room(&self, watch: &mut Watch) {
+        let waiting = self.room.waiting();
+        if waiting == 0 || self.room.resident() < self.room.limit() {
+            watch.since = None;
+            if std::mem::take(&mut watch.full) {
+                self.room.tell(RoomEvent::Relieved);
+            }
+            return;
+        }
+        let since = *watch.since.get_or_insert_with(Instant::now);
+        if !watch.full && since.elapsed() >= FULL_AFTER {
+            watch.full = true;
+            self.room.tell(RoomEvent::Full {
+                resident: self.room.resident(),
+                limit: self.room.limit(),
+                waiting,
+            });
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! How much guest memory this node holds, how much it may hold, and who else has room.
+//!
+//! Above the high mark pages are given away (see `evict`) until the low mark is reached; up to the high mark this node
+//! keeps pages for others: were it less, all nodes could stand still between the two marks with copies that nobody
+//! needs. At the limit a fault waits until there is room.
+
+use crate::core::{Core, Failure};
+use crate::frames::Frame;
+use lev_coherence::{NodePage, NodeState};
+use lev_wire::NodeId;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The smallest limit with which an instruction surely finds all of its pages in place at once.
+pub(crate) const LEAST_PAGES: u64 = 256;
+/// What has no limit.
+const UNLIMITED: u64 = u64::MAX;
+
+/// What the owner of an engine is told about room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomEvent {
+    /// No node has room: threads that touch memory which is not here wait until there is some. The guest stands still,
+    /// and nothing is lost.
+    Full {
+        /// Pages that this node holds.
+        resident: u64,
+        /// Pages that it may hold.
+        limit: u64,
+        /// Faults that wait.
+        waiting: u64,
+    },
+    /// There is room again.
+    Relieved,
+}
+
+type Listener = Box<dyn Fn(RoomEvent) + Send + Sync>;
+
+pub(crate) struct Room {
+    /// Pages; 0: no limit.
+    limit: u64,
+    resident: AtomicU64,
+    /// Pages that the homes were asked to take, and that they have not answered for yet.
+    returning: AtomicU64,
+    /// Free pages of each node, as far as it has said.
+    peers: Vec<AtomicU64>,
+    told: AtomicU64,
+    /// Addresses of faults that wait for room.
+    parked: Mutex<Vec<u64>>,
+    any_parked: AtomicBool,
+    work: Mutex<bool>,
+    changed: Condvar,
+    listener: Mutex<Option<Listener>>,
+}
+
+impl Room {
+    pub(crate) fn new(limit: u64, nodes: u16) -> Self {
+        // All have the same limit, and nothing at first.
+        let free = if limit > 0 {
+            limit - limit / 32
+        } else {
+            UNLIMITED
+        };
+        Self {
+            limit,
+            resident: AtomicU64::new(0),
+            returning: AtomicU64::new(0),
+            peers: (0..nodes).map(|_| AtomicU64::new(free)).collect(),
+            told: AtomicU64::new(UNLIMITED),
+            parked: Mutex::default(),
+            any_parked: AtomicBool::new(false),
+            work: Mutex::default(),
+            changed: Condvar::new(),
+            listener: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limit > 0
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Pages are given away above this.
+    pub(crate) fn high(&self) -> u64 {
+        self.limit - self.limit / 32
+    }
+
+    /// And down to this.
+    pub(crate) fn low(&self) -> u64 {
+        self.limit - self.limit / 16
+    }
+
+    pub(crate) fn resident(&self) -> u64 {
+        self.resident.load(Relaxed)
+    }
+
+    pub(crate) fn returning(&self) -> u64 {
+        self.returning.load(Relaxed)
+    }
+
+    /// Pages that may still be kept here for others.
+    pub(crate) fn free(&self) -> u64 {
+        if self.is_limited() {
+            self.high().saturating_sub(self.resident())
+        } else {
+            UNLIMITED
+        }
+    }
+
+    /// Whether so many pages more fit here without giving others away.
+    pub(crate) fn has_room(&self, pages: u64) -> bool {
+        !self.is_limited() || self.resident() + pages <= self.high()
+    }
+
+    /// Whether so many pages that a node did not ask for would fit there.
+    pub(crate) fn peer_has_room(&self, node: NodeId, pages: u64) -> bool {
+        let Some(free) = self.peers.get(node.index()) else {
+            return false;
+        };
+        // What is given now is not in its report yet.
+        let less = |left: u64| match left {
+            UNLIMITED => Some(UNLIMITED),
+            left => (left > 2 * pages).then(|| left - pages),
+        };
+        free.fetch_update(Relaxed, Relaxed, less).is_ok()
+    }
+
+    /// A node says how much room it has.
+    pub(crate) fn note_peer(&self, node: NodeId, free: u64) {
+        if let Some(peer) = self.peers.get(node.index()) {
+            peer.store(free, Relaxed);
+        }
+    }
+
+    pub(crate) fn forget(&self, lost: NodeId) {
+        self.note_peer(lost, 0);
+    }
+
+    /// Who takes a page that `holder` gives back: its home `me` if there is room, else the node with most of it.
+    pub(crate) fn keeper(
+        &self,
+        me: NodeId,
+        holder: NodeId,
+        lost: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
+        if holder != me && self.free() > 0 {
+            return Some(me);
+        }
+        let nodes = self.peers.iter().enumerate();
+        let others = nodes
+            .map(|(index, free)| (NodeId(index as u16), free))
+            .filter(|(node, _)| *node != me && *node != holder && !lost(*node));
+        let (keeper, free) = others.max_by_key(|(_, free)| free.load(Relaxed))?;
+        // What is given now is not in its report yet.
+        let less = |left: u64| match left {
+            0 => None,
+            UNLIMITED => Some(UNLIMITED),
+            left => Some(left - 1),
+        };
+        free.fetch_update(Relaxed, Relaxed, less)
+            .ok()
+            .map(|_| keeper)
+    }
+
+    /// Whether a fault on an absent page must wait; if so it is noted and woken later.
+    pub(crate) fn park(&self, address: u64) -> bool {
+        if !self.is_limited() || self.resident() < self.limit {
+            return false;
+        }
+        let mut parked = self.parked();
+        self.any_parked.store(true, SeqCst);
+        if self.resident.load(SeqCst) < self.limit {
+            return false; // a page went in between, and nobody knew that somebody waits
+        }
+        parked.push(address);
+        self.signal();
+        true
+    }
+
+    pub(crate) fn waiting(&self) -> u64 {
+        self.parked().len() as u64
+    }
+
+    /// Faults that need not wait any more.
+    fn released(&self) -> Vec<u64> {
+        if !self.any_parked.load(SeqCst) || self.resident.load(SeqCst) >= self.limit {
+            return Vec::new();
+        }
+        let mut parked = self.parked();
+        self.any_parked.store(false, SeqCst);
+        std::mem::take(&mut parked)
+    }
+
+    /// So many pages more are here.
+    pub(crate) fn came(&self, pages: u64) {
+        let now = self.resident.fetch_add(pages, SeqCst) + pages;
+        if self.is_limited() && now > self.high() {
+            self.signal();
+        }
+    }
+
+    fn went(&self) {
+        self.resident.fetch_sub(1, SeqCst);
+    }
+
+    /// Tells the thread that makes room that there is something to do.
+    pub(crate) fn signal(&self) {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *work, true) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Sleeps until there is something to do, at most so long.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.changed.wait_timeout_while(work, limit, |work| !*work);
+        *result.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+
+    pub(crate) fn listen(&self, listener: Listener) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+    }
+
+    pub(crate) fn tell(&self, event: RoomEvent) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = listener.as_ref() {
+            listener(event);
+        }
+    }
+
+    fn parked(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_here(page: NodePage) -> bool {
+    matches!(page.state, NodeState::Shared | NodeState::Exclusive)
+}
+
+impl Core {
+    /// What an event of a page changed.
+    pub(crate) fn account(&self, before: NodePage, after: NodePage) -> Result<(), Failure> {
+        match (before.returning, after.returning) {
+            (false, true) => {
+                self.room.returning.fetch_add(1, Relaxed);
+            }
+            (true, false) => {
+                self.room.returning.fetch_sub(1, Relaxed);
+                if is_here(before) && is_here(after) {
+                    self.stats.refusals.add(1);
+                }
+            }
+            _ => {}
+        }
+        match (is_here(before), is_here(after)) {
+            (false, true) => self.room.came(1),
+            (true, false) => {
+                self.room.went();
+                return self.release();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Wakes faults that waited for room: they come again.
+    pub(crate) fn release(&self) -> Result<(), Failure> {
+        let released = self.room.released();
+        if released.is_empty() {
+            return Ok(());
+        }
+        for address in released {
+            // By address: the table is locked for reading by every caller already.
+            for uffd in &self.uffds {
+                uffd.wake(address, crate::core::PAGE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the others how much room there is, if that is news.
+    pub(crate) fn tell_room(&self) {
+        if !self.room.is_limited() {
+            return;
+        }
+        let (now, told) = (self.room.free(), self.room.told.load(Relaxed));
+        let step = (self.room.limit() / 64).max(1);
+        if now == told || (now.abs_diff(told) < step && now > 0 && told > 0) {
+            return;
+        }
+        self.room.told.store(now, Relaxed);
+        for node in (0..self.nodes)
+            .map(NodeId)
+            .filter(|node| *node != self.rules.me)
+        {
+            self.send_frame(node, &Frame::room(now), &[]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(0);
+
+    #[test]
+    fn a_page_goes_home_while_there_is_room_and_then_to_the_emptiest() {
+        let room = Room::new(1024, 4);
+        let keeper = |holder| room.keeper(ME, NodeId(holder), |node| node == NodeId(3));
+        assert_eq!(keeper(1), Some(ME));
+        room.came(1000);
+        assert!(!room.peer_has_room(NodeId(1), 512) && room.peer_has_room(NodeId(1), 16));
+        room.note_peer(NodeId(1), 5);
+        room.note_peer(NodeId(2), 2);
+        assert_eq!(keeper(1), Some(NodeId(2))); // never back to the holder, never to one that is lost
+        assert_eq!(keeper(0), Some(NodeId(1)));
+        assert_eq!(keeper(1), Some(NodeId(2)));
+        assert_eq!(keeper(1), None); // its two pages are promised
+        room.note_peer(NodeId(2), UNLIMITED);
+        assert_eq!([1, 1, 1].map(keeper), [Some(NodeId(2)); 3]);
+    }
+
+    #[test]
+    fn faults_wait_at_the_limit_only() {
+        let room = Room::new(256, 2);
+        room.came(255);
+        assert!(!room.park(0x1000));
+        room.came(1);
+        assert!(room.park(0x1000) && room.park(0x2000));
+        assert!(room.released().is_empty());
+        room.went();
+        assert_eq!(room.released(), [0x1000, 0x2000]);
+        assert!(room.released().is_empty() && room.waiting() == 0);
+    }
+}
