@@ -3,7 +3,7 @@
 use crate::pool::Pool;
 use crate::segment::Chunk;
 use crate::{Counters, Engine, HotPage};
-use lev_coherence::HomePage;
+use lev_coherence::{HomePage, HomeState};
 use lev_wire::PageNumber;
 
 /// Hottest pages that [`Engine::counters`] shows.
@@ -14,6 +14,21 @@ impl Engine {
     #[must_use]
     pub fn resident(&self) -> u64 {
         self.core.room.resident()
+    }
+
+    /// Whether nobody has touched a page since it was zero; only its home knows, elsewhere the answer is no.
+    #[must_use]
+    pub fn is_untouched(&self, page: PageNumber) -> bool {
+        let table = self.table();
+        let Some((segment, offset)) = table.find_page(page) else {
+            return false;
+        };
+        if segment.home(offset) != self.core.rules.me {
+            return false;
+        }
+        let (chunk, index) = segment.lock(offset);
+        let entry = chunk.entry(index);
+        entry.is_none_or(|entry| *entry.state() == HomeState::Zero && !entry.is_busy())
     }
 
     /// The counters now. Looks at every page for the hottest ones: not for a busy loop.

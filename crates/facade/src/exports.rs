@@ -83,6 +83,9 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
     let raw = |start: usize, len: usize| unsafe { libc::syscall(libc::SYS_munmap, start, len) };
     match vm::current() {
         Some(vm) => guarded(|| {
+            if let Some(shared) = &vm.shared {
+                vm.kept.give_up(&shared.engine, address as usize, len);
+            }
             discard::divide(vm, address as usize, len, |start, len| {
                 answered(raw(start, len))
             })

@@ -14,6 +14,7 @@ mod entry;
 mod exports;
 mod fail;
 mod irqfd;
+mod kept;
 mod local_vcpu;
 mod memory;
 mod remote_vcpu;

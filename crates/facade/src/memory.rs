@@ -128,7 +128,9 @@ fn cover(vm: &Vm, shared: &Shared, region: &k::kvm_userspace_memory_region) {
 }
 
 fn add_segment(vm: &Vm, shared: &Shared, range: Range<u64>, gpa: u64) {
-    let backing = backing_of(range.start * PAGE, (range.end - range.start) * PAGE).unwrap_or_else(|what| {
+    let (address, len) = (range.start * PAGE, (range.end - range.start) * PAGE);
+    let taken = vm.kept.take(&vm.cluster.kept, range.clone());
+    let backing = taken.and_then(|()| backing_of(address, len)).unwrap_or_else(|what| {
         fail::die(
             fail::NOT_STARTED,
             &format!("guest memory at {gpa:#x} cannot be kept coherent over nodes: {what}"),

@@ -61,6 +61,7 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
         routes: Default::default(),
         doorbells: Default::default(),
         irqfds: Default::default(),
+        kept: Default::default(),
     });
     if !table::insert(fd, Object::Vm) {
         return Err(libc::EMFILE);
@@ -232,6 +233,8 @@ fn configure(
 ) {
     let mut public = cluster.clone();
     public.secret.clear();
+    // Of this machine only.
+    public.kept.clear();
     let head_khz = or_die(
         "rate of the time-stamp counter (Linux 5.18 or newer tells)",
         host::tsc_khz(vm_fd),

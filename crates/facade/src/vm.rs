@@ -3,6 +3,7 @@
 use crate::doorbell::Doorbells;
 use crate::fail;
 use crate::irqfd::Irqfds;
+use crate::kept::Kept;
 use crate::memory::Memory;
 use crate::routes::Routes;
 use lev_dsm::Engine;
@@ -36,6 +37,8 @@ pub struct Vm {
     pub doorbells: Doorbells,
     /// Eventfds that raise interrupt lines.
     pub irqfds: Irqfds,
+    /// Guest memory that is written back to files.
+    pub kept: Kept,
 }
 
 /// What exists only with several nodes.

@@ -76,6 +76,11 @@ pub fn start(vm: &'static Vm) {
 
 extern "C" fn at_exit() {
     let Some(vm) = vm::current() else { return };
+    // First: it needs the workers, and the watch over them.
+    if let Some(shared) = &vm.shared {
+        vm.kept.save(&shared.engine, 0..u64::MAX);
+        vm.kept.sync(&vm.cluster.kept);
+    }
     if ENDING.swap(true, Ordering::SeqCst) {
         return;
     }

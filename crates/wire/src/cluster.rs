@@ -33,6 +33,10 @@ pub struct Cluster {
     /// Where the head writes the report (JSON) when the VM ends.
     #[serde(default)]
     pub report: Option<String>,
+    /// Files on the head's machine whose contents are guest memory that outlives the VM: what QEMU maps of them into the
+    /// guest is kept coherent in memory, and written back at the end. Nobody else may use them meanwhile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 /// One node.

@@ -7,14 +7,16 @@ CPU features only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leviathan.model.complete import complete
 from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import format_size
+from leviathan.qemu.cxl import cxl_arguments
 from leviathan.qemu.devices import device_arguments
+from leviathan.qemu.facts import QemuFacts
 
 __all__ = [
     "PORTS",
@@ -43,6 +45,10 @@ PARAVIRTUAL = (
 )
 """Features by which a guest shares memory with one kernel's KVM: meaningless when several kernels run its CPUs."""
 
+NOT_EMULATED = ("clwb", "erms", "fsrm")
+"""Features that are left out where KVM emulates instructions on CXL memory: it knows no ``clwb``, and with fast strings
+Linux copies byte by byte, an exit for each."""
+
 BARE = ("smm", "vmport", "sata", "smbus", "i8042", "hpet")
 """Devices that a headless guest only probes: each probe is an exit, and together they were a tenth of a boot's."""
 
@@ -68,14 +74,18 @@ class HeadCommand:
     late_cpus: bool = False
     """The kernel starts the head's CPUs only, our init the others when all else is done: for machines without a pool,
     where CPUs of several nodes slow each other down (docs/design/0008-turns.md)."""
+    facts: QemuFacts | None = None
+    """What this QEMU can do; needed for a machine with CXL."""
+    hide_hypervisor: bool = False
+    """The guest's CPU shows no hypervisor: from Linux 6.2 on CXL regions are made only so."""
 
 
-def cpu_model(*, facade: bool) -> str:
-    """The guest's CPU. The baseline keeps everything that KVM offers."""
+def cpu_model(*, facade: bool, hidden: Sequence[str] = ()) -> str:
+    """The guest's CPU, without the ``hidden`` features. The baseline keeps everything that KVM offers."""
     if not facade:
         return "host"
     # No TSC deadline timer: our local APICs serve one-shot and periodic counts.
-    return ",".join(["host", *(f"{name}=off" for name in PARAVIRTUAL), "tsc-deadline=off"])
+    return ",".join(["host", *(f"{name}=off" for name in (*PARAVIRTUAL, "tsc-deadline", *hidden))])
 
 
 def kernel_words(machine: Machine, head: HeadCommand) -> str:
@@ -120,14 +130,20 @@ def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     whole = complete(machine)
     argv = [head.qemu, "-name", machine.name, "-nodefaults", "-no-user-config"]
     irqchip = ",kernel-irqchip=split" if facade else ""
-    argv += ["-machine", f"q35,accel=kvm{irqchip},{_bare(whole)}", "-cpu", cpu_model(facade=facade)]
+    cxl = ",cxl=on" if whole.cxl is not None else ""
+    hidden = (*(NOT_EMULATED if cxl else ()), *(("hypervisor",) if cxl and head.hide_hypervisor else ()))
+    argv += ["-machine", f"q35,accel=kvm{irqchip},{_bare(whole)}{cxl}", "-cpu", cpu_model(facade=facade, hidden=hidden)]
     # One socket per CPU: KVM's vCPU ids are APIC ids, and only so do they count 0, 1, 2… for any number of CPUs.
     argv += ["-smp", f"{machine.cpus},sockets={machine.cpus},cores=1,threads=1", "-m", format_size(machine.memory)]
     if facade:
         argv += _numa(machine)
-    argv += port_arguments(head.folder)
+    # Beside CXL host bridges QEMU may choose one of their buses.
+    argv += port_arguments(head.folder, "pcie.0" if cxl else None)
     if not head.restart_on_reboot:
         argv.append("-no-reboot")
+    if whole.cxl is not None:
+        assert head.facts is not None
+        argv += cxl_arguments(whole.cxl, head.facts)
     argv += device_arguments(whole)
     if whole.boot == "kernel":
         initrd = ["-initrd", head.initrd] if head.initrd else []

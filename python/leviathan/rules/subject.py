@@ -64,6 +64,9 @@ class Subject:
     @property
     def accel(self) -> Literal["kvm", "tcg"] | None:
         """The accelerator, as far as it is known."""
+        if not self.given.stock:
+            # In lab machines, where this machine has none.
+            return "kvm"
         if self.machine.accel != "auto":
             return self.machine.accel
         return self.qemu.accel(self.machine) if self.qemu else None

@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from leviathan.errors import StartError
+from leviathan.model.complete import complete_cxl
+from leviathan.model.cxl import CxlMemory
 from leviathan.model.machine import Machine
 
-__all__ = ["data_directory", "held", "lasting_files"]
+__all__ = ["data_directory", "files_of", "held", "lasting_files", "with_own_files"]
 
 
 def data_directory(name: str) -> Path:
@@ -30,7 +32,24 @@ def lasting_files(machine: Machine) -> list[tuple[Path, int]]:
     return found
 
 
-def _files(machine: Machine) -> Iterator[Path]:
+def with_own_files(machine: Machine) -> Machine:
+    """A giant VM with the CXL part filled in, its files in the VM's own directory; others as they are."""
+    if machine.stock or machine.cxl is None:
+        return machine
+    cxl = complete_cxl(machine.cxl, data_directory(machine.name))
+    return machine.model_copy(update={"cxl": cxl.model_copy(update={"memory": [_private(d) for d in cxl.memory]})})
+
+
+def _private(device: CxlMemory) -> CxlMemory:
+    """Memory without a file is nobody else's: private, like the rest of a giant VM's."""
+    changes = {
+        name: each.model_copy(update={"shared": False}) for name, each in device.backings() if each.kind == "ram"
+    }
+    return device.model_copy(update=changes)
+
+
+def files_of(machine: Machine) -> Iterator[Path]:
+    """All files behind CXL devices of a completed machine, in the order of the devices."""
     for device in machine.cxl.memory if machine.cxl else []:
         for _, backing in device.backings():
             if backing.kind == "file" and backing.file is not None:
@@ -44,7 +63,7 @@ def held(machine: Machine, directory: Path) -> Iterator[None]:
     QEMU itself locks disk images, but not the files of memory: two machines would overwrite each other's data.
     """
     with ExitStack() as stack:
-        if any(file.parent == directory for file in _files(machine)):
+        if any(file.parent == directory for file in files_of(machine)):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:

@@ -41,11 +41,12 @@ def cluster_file(
     pooled: bool,
     events: str,
     report: str,
+    kept: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The description as a table.
 
     ``workers`` are the addresses at which nodes 1, 2, … listen; ``pooled``: they have a pool for hot pages, which the
-    head makes.
+    head makes. ``kept``: files on the head's host whose contents are guest memory that outlives the VM.
     """
     addresses = [None, *workers]
     nodes = [
@@ -53,7 +54,7 @@ def cluster_file(
         for share, address, cpus in zip(machine.shares(), addresses, vcpus(machine), strict=True)
     ]
     pool = {"path": None, "len": machine.pool.size} if pooled else None
-    return {
+    described = {
         "schema": SCHEMA,
         "run_id": identity.run_id,
         "secret": identity.secret,
@@ -65,6 +66,7 @@ def cluster_file(
         "events": events,
         "report": report,
     }
+    return described | ({"kept": list(kept)} if kept else {})
 
 
 def secret_file(identity: Identity, node: int) -> bytes:

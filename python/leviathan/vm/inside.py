@@ -17,7 +17,9 @@ from typing import Any, Self
 from leviathan.errors import LeviathanError, StartError, UsageError
 from leviathan.launch.host import Host, Process
 from leviathan.model.complete import complete
+from leviathan.model.cxl import Cxl
 from leviathan.model.machine import Machine
+from leviathan.vm.backing import files_of
 
 __all__ = ["VncRelay", "disk_arguments", "inside_lab", "vnc_place"]
 
@@ -27,14 +29,19 @@ _VNC = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:]*):(?P<number>\d{1,5})(?P<opt
 
 
 def disk_arguments(machine: Machine) -> list[str]:
-    """What the lab machine's QEMU needs to have a machine's disks. Raises ``UsageError`` if it cannot."""
+    """What the lab machine's QEMU needs to have a machine's disks and files of CXL memory, as disks, too.
+
+    Raises ``UsageError`` if it cannot.
+    """
     disks = complete(machine).disks
-    if disks and machine.lab.machines > 1:
+    files = list(files_of(machine))
+    if (disks or files) and machine.lab.machines > 1:
+        what = "disks" if disks else "files of CXL memory"
         raise UsageError(
-            "disks are in one lab machine, and here nodes are in several", hint="leave --lab-machines out, or the disks"
+            f"{what} are in one lab machine, and here nodes are in several", hint="leave --lab-machines out, or them"
         )
-    if len(disks) > len(LETTERS):
-        raise UsageError(f"{len(disks)} disks: a lab machine has at most {len(LETTERS)}")
+    if len(disks) + len(files) > len(LETTERS):
+        raise UsageError(f"{len(disks)} disks and {len(files)} files: a lab machine has at most {len(LETTERS)}")
     argv: list[str] = []
     for number, disk in enumerate(disks):
         words = [f"file={str(disk.file.absolute()).replace(',', ',,')}", "if=none", f"id=guest{number}"]
@@ -42,19 +49,39 @@ def disk_arguments(machine: Machine) -> list[str]:
         words += ["readonly=on"] if disk.readonly else []
         words += ["snapshot=on"] if disk.snapshot else []
         argv += ["-drive", ",".join(words), "-device", f"virtio-blk-pci,drive=guest{number}"]
+    for number, file in enumerate(files):
+        words = [f"file={str(file.absolute()).replace(',', ',,')}", "if=none", f"id=memory{number}", "format=raw"]
+        argv += ["-drive", ",".join(words), "-device", f"virtio-blk-pci,drive=memory{number}"]
     return argv
+
+
+def _cxl_inside(machine: Machine) -> Cxl | None:
+    """The CXL part with its files as disks of the lab machine, behind those of the guest."""
+    if machine.cxl is None:
+        return None
+    letters = iter(LETTERS[len(complete(machine).disks) :])
+    memory = []
+    for device in machine.cxl.memory:
+        places = {
+            field: backing.model_copy(update={"file": Path(f"/dev/vd{next(letters)}")})
+            for field, backing in device.backings()
+            if backing.kind == "file"
+        }
+        memory.append(device.model_copy(update=places))
+    return machine.cxl.model_copy(update={"memory": memory})
 
 
 def inside_lab(machine: Machine, firmware: str) -> Machine:
     """The description with the places that things have in the lab machine."""
     changes: dict[str, Any] = {
+        "cxl": _cxl_inside(machine),
         "disks": [
             # The lab machine's own disk has the image's format and fate already.
             disk.model_copy(
                 update={"file": Path(f"/dev/vd{letter}"), "format": "raw", "snapshot": False, "drive_options": {}}
             )
             for letter, disk in zip(LETTERS, complete(machine).disks, strict=False)
-        ]
+        ],
     }
     if machine.firmware is not None:
         changes["firmware"] = Path(firmware)

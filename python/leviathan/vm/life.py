@@ -20,13 +20,13 @@ from leviathan.model.machine import Machine
 from leviathan.qemu.command import HeadCommand, head_command, head_environment
 from leviathan.qemu.qmp import QmpError
 from leviathan.rules.kernel_facts import tick_hz
-from leviathan.vm.backing import held
+from leviathan.vm.backing import data_directory, files_of, held, with_own_files
 from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.direct import direct_command, with_our_init
 from leviathan.vm.head import Head, HeadFiles, Streams, start_head
 from leviathan.vm.mailbox import Event, Mailbox
 from leviathan.vm.place import Choice, Placement, choose, has_late_cpus, place, pooled
-from leviathan.vm.prepare import Work, prepare
+from leviathan.vm.prepare import Work, hides_hypervisor, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
 from leviathan.vm.workers import Worker, start_worker
@@ -82,7 +82,7 @@ class Life:
         timeout: float | None = None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.machine = machine
+        self.machine = machine = with_own_files(machine)
         self.work = work
         self.progress = progress or Progress()
         self.record = Record(machine)
@@ -134,6 +134,10 @@ class Life:
         identity = self._elsewhere.identity if self._elsewhere else Identity.new()
         if choice.lab and self._elsewhere:
             raise StartError(f"nodes on several machines need KVM on each: {choice.reason}")
+        if boot.direct is not None:
+            self._stack.enter_context(held(boot.direct.machine, boot.direct.directory))
+        elif not self.machine.stock:
+            self._stack.enter_context(held(self.machine, data_directory(self.machine.name)))
         folder = f"/tmp/lev-{identity.run_id[:12]}"  # noqa: S108 (unguessable, and made with mode 0700)
         placement = place(self.machine, boot, choice, local, folder, self._stack, self.progress, self._lab_machine_gone)
         self._folder, self._initrd = folder, placement.initrd
@@ -143,7 +147,6 @@ class Life:
             "hosts": [host.name for host in placement.hosts],
         }
         if boot.direct is not None:
-            self._stack.enter_context(held(boot.direct.machine, boot.direct.directory))
             self.progress.note(f"a plain QEMU on this machine: {choice.reason}")
         self._start_workers(placement, identity, folder)
         self._start_head(placement, identity, folder)
@@ -183,6 +186,7 @@ class Life:
                 pooled=pooled(machine, placement.choice),
                 events=files.events,
                 report=files.report,
+                kept=[str(file) for file in files_of(placement.machine or machine)],
             )
         argv = self.record.qemu_command = self._command(placement, folder)
         self.record.nodes = [
@@ -212,6 +216,8 @@ class Life:
             tick_hz=tick_hz(boot.kernel_release, boot.kernel),
             restart_on_reboot=restart,
             late_cpus=has_late_cpus(self.machine),
+            facts=boot.facts,
+            hide_hypervisor=hides_hypervisor(boot.kernel_release),
         )
         return head_command(placement.machine or self.machine, command)
 

@@ -134,7 +134,8 @@ def lab_size(machine: Machine) -> tuple[int, int]:
     """
     count = machine.lab.machines
     copies = 1 if machine.stock or count > 1 else min(len(machine.shares()), 2)
-    memory = machine.lab.memory or LAB_BASE_MEMORY + copies * machine.memory
+    cxl = sum(device.capacity for device in machine.cxl.memory) if machine.cxl else 0
+    memory = machine.lab.memory or LAB_BASE_MEMORY + copies * (machine.memory + cxl)
     # Machines that run beside each other have one CPU each, so that nothing in TCG's nested virtualization can race.
     cpus = machine.lab.cpus or (2 if count == 1 else 1)
     return cpus, memory

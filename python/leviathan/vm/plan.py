@@ -17,11 +17,23 @@ from leviathan.qemu.command import PORTS, HeadCommand, head_command, head_enviro
 from leviathan.qemu.facts import facts_for
 from leviathan.qemu.render import Launch, render
 from leviathan.rules import enforce, kernel_facts
-from leviathan.vm.backing import data_directory
+from leviathan.vm.backing import data_directory, files_of, with_own_files
 from leviathan.vm.cluster import Identity, cluster_file, masked
 from leviathan.vm.direct import is_direct, plan_direct, with_our_init
 from leviathan.vm.head import HeadFiles
-from leviathan.vm.place import GUEST_INITRD, GUEST_KERNEL, NO_POOL, Choice, choose, has_late_cpus, lab_size, pooled
+from leviathan.vm.inside import inside_lab
+from leviathan.vm.place import (
+    GUEST_FIRMWARE,
+    GUEST_INITRD,
+    GUEST_KERNEL,
+    NO_POOL,
+    Choice,
+    choose,
+    has_late_cpus,
+    lab_size,
+    pooled,
+)
+from leviathan.vm.prepare import hides_hypervisor
 from leviathan.vm.workers import worker_command
 
 __all__ = ["make_plan", "plan_direct_machine", "print_plan"]
@@ -57,7 +69,11 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
 
     Raises ``ConfigError`` for broken rules, ``StartError`` without QEMU.
     """
-    warnings = enforce(machine, source=source)
+    facts = None if machine.cxl is None else facts_for(machine)
+    guest = kernel_facts(machine.kernel.name, machine.kernel) if machine.kernel else None
+    known = guest if guest is not None and guest.version > (0, 0) else None
+    warnings = enforce(machine, qemu=facts, guest_kernel=known, directory=data_directory(machine.name), source=source)
+    machine = with_own_files(machine)
     local = LocalHost()
     qemu = probe_binary(machine.qemu)
     choice = _choose(machine, local)
@@ -72,6 +88,8 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         folder=FOLDER,
         tsc_khz=0,
         late_cpus=has_late_cpus(machine),
+        facts=facts,
+        hide_hypervisor=hides_hypervisor(known.release if known else ""),
     )
     host = LocalHost(hosts[0])
     host.bin_dir = bin_dir
@@ -82,6 +100,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         for share in shares[1:]
     ]
     files = HeadFiles(FOLDER)
+    there = inside_lab(machine, GUEST_FIRMWARE) if choice.lab else machine
     cluster = None
     if not machine.stock:
         addresses = [f"ADDRESS{node}:PORT" for node in range(1, len(shares))]
@@ -92,6 +111,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
             pooled=pooled(machine, choice),
             events=files.events,
             report=files.report,
+            kept=[str(file) for file in files_of(there)],
         )
         cluster = masked(whole) | {"run_id": "RUN"}
     cpus, memory = lab_size(machine)
@@ -110,7 +130,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         "environment": dict(head_environment(machine, bin_dir, files.cluster)),
         "warnings": [f"{source}: {finding}" for finding in warnings]
         + ([NO_POOL] if machine.pool.enabled and not pooled(machine, choice) else []),
-        "qemu": head_command(machine, command),
+        "qemu": head_command(there, command),
     }
 
 

@@ -14,8 +14,9 @@ from leviathan.launch.programs import bin_dir
 from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.qemu.binary import QemuBinary, find_firmware, probe_binary
-from leviathan.qemu.facts import facts_for
+from leviathan.qemu.facts import QemuFacts, facts_for
 from leviathan.rules import KernelFacts, enforce, kernel_facts
+from leviathan.rules.kernel import INVALIDATION
 from leviathan.vm.backing import data_directory
 from leviathan.vm.direct import Direct, is_direct, plan_direct, with_our_init
 from leviathan.vm.progress import Progress
@@ -23,7 +24,7 @@ from leviathan.vm.progress import Progress
 if TYPE_CHECKING:
     from leviathan.images.kernel import Kernel
 
-__all__ = ["Boot", "Work", "prepare"]
+__all__ = ["Boot", "Work", "hides_hypervisor", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +48,53 @@ class Boot:
     initrd: bytes | None
     direct: Direct | None = None
     """For a plain machine on this host."""
+    facts: QemuFacts | None = None
+    """For a giant VM with CXL."""
 
 
 def prepare(machine: Machine, work: Work, progress: Progress) -> Boot:
     """Finds QEMU and the kernel, builds the initramfs. Raises ``StartError``."""
     if is_direct(machine):
         return _prepare_direct(machine, work, progress)
-    enforce(machine)
+    facts = None
+    if machine.cxl is None:
+        enforce(machine)
+    else:
+        with progress.step("asking QEMU what it can do"):
+            facts = facts_for(machine)
     with progress.step("looking for QEMU"):
         qemu = probe_binary(machine.qemu)
         find_firmware(qemu)
     whole = complete(machine)
+    if whole.reboot == "cold" and work.restart_on_reboot:
+        raise UsageError("--reboot: a giant VM with CXL does not boot again by itself", hint="run it again")
     if not with_our_init(whole) and work.command is not None:
         why = "this one boots from disk" if whole.boot == "firmware" else "leave initrd and root= out"
         raise UsageError(f"--exec runs in a guest that boots our initramfs; {why}")
     if whole.boot == "firmware":
-        return Boot(qemu, None, "", None)
+        _enforce_giant(machine, facts, None, progress)
+        return Boot(qemu, None, "", None, facts=facts)
     with progress.step("building the guest's initramfs"), _image_errors():
         found = _kernel(machine, qemu, progress)
+        _enforce_giant(machine, facts, kernel_facts(found.release, found.vmlinuz), progress)
         ours = with_our_init(whole) or machine.initrd is not None
-        return Boot(qemu, found.vmlinuz, found.release, _initrd(machine, work, found, progress) if ours else None)
+        initrd = _initrd(machine, work, found, progress) if ours else None
+        return Boot(qemu, found.vmlinuz, found.release, initrd, facts=facts)
+
+
+def hides_hypervisor(release: str) -> bool:
+    """Whether a guest with CXL must see no hypervisor; a kernel that is not known counts as new.
+
+    Where it need not (Linux 6.1) it is shown, because with it Linux uses the x2APIC, one exit an access.
+    """
+    return not (0, 0) < KernelFacts(release).version < INVALIDATION
+
+
+def _enforce_giant(machine: Machine, facts: QemuFacts | None, kernel: KernelFacts | None, progress: Progress) -> None:
+    if facts is not None:
+        directory = data_directory(machine.name)
+        for finding in enforce(machine, qemu=facts, guest_kernel=kernel, directory=directory):
+            progress.note(f"warning: {finding}")
 
 
 def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:

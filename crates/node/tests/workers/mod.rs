@@ -210,6 +210,7 @@ fn describe(addresses: [String; 2]) -> Cluster {
         engine: EngineOptions::default(),
         events: None,
         report: None,
+        kept: Vec::new(),
     }
 }
 
