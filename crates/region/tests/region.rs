@@ -26,6 +26,7 @@ fn describe(addresses: Vec<String>) -> Cluster {
         engine: EngineOptions::default(),
         events: None,
         report: None,
+        kept: Vec::new(),
     }
 }
 
