@@ -116,6 +116,10 @@ test-matrix: build ## machines with CXL on the QEMUs and kernels of several Debi
 	$(call say,machines with CXL on QEMUs and kernels of several suites)
 	@$(BIN)/pytest tests/vm/test_cxl_matrix.py tests/vm/test_cxl_topologies.py -m 'vm and slow'
 
+.PHONY: fuzz
+fuzz: install ## everything that a peer or a file can send, under libFuzzer ($FUZZ_SECONDS each, 300; two hours in all)
+	@tools/fuzz $(TARGETS)
+
 .PHONY: lint
 lint: build ## formatters, clippy, ruff, mypy, stubtest: no warnings allowed
 	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || { \

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
-use crate::message::Info;
+use lev_agent::message::Info;
 
 /// Vendor and device of QEMU's ivshmem, as sysfs writes them.
 const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");

@@ -7,10 +7,8 @@
 //!   standard input.
 
 mod family;
-mod frame;
 mod guard;
 mod info;
-mod message;
 mod program;
 mod serve;
 mod sys;

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use crate::frame::{Kind, WINDOW};
-use crate::message::{Spawn, TerminalSize};
 use crate::sys;
+use lev_agent::frame::{Kind, WINDOW};
+use lev_agent::message::{Spawn, TerminalSize};
 
 /// What every program finds in its environment, before the caller's additions.
 const ENVIRONMENT: [(&str, &str); 5] = [

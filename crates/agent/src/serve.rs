@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::family;
-use crate::frame::{encode, Decoder, Frame, Kind};
 use crate::info;
-use crate::message::{Call, Exit, Reply};
 use crate::program::Program;
 use crate::sys;
+use lev_agent::frame::{encode, Decoder, Frame, Kind};
+use lev_agent::message::{Call, Exit, Reply};
 
 /// Above this many bytes waiting for the host, nothing more is read from programs.
 const OUT_HIGH: usize = 1 << 20;

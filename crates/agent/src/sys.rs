@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::message::TerminalSize;
+use lev_agent::message::TerminalSize;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {

@@ -29,6 +29,10 @@ pub enum HomeState {
     Gone,
 }
 
+/// Requests that may wait for a page: one access of each node, and several discards of each. A node that sends more is
+/// broken, and what it says must not fill the home's memory.
+const QUEUE_MAX: usize = 16 * Sharers::LIMIT as usize;
+
 /// The home's entry for one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HomePage {
@@ -216,12 +220,14 @@ impl HomePage {
             }
             _ => return Err(Illegal("message that a home does not take")),
         };
-        self.request(Request { from, want }, outbox);
-        Ok(())
+        self.request(Request { from, want }, outbox)
     }
 
-    fn request(&mut self, request: Request, outbox: &mut Outbox<'_>) {
+    fn request(&mut self, request: Request, outbox: &mut Outbox<'_>) -> Result<(), Illegal> {
         match self.busy.as_mut() {
+            Some(busy) if busy.queue.len() >= QUEUE_MAX => {
+                return Err(Illegal("more requests for a page than nodes can have"));
+            }
             Some(busy) => {
                 if !mutated!(outbox.rules, ForgetQueued) {
                     busy.queue.push_back(request);
@@ -230,6 +236,7 @@ impl HomePage {
             }
             None => self.serve(Some(request), VecDeque::new(), outbox),
         }
+        Ok(())
     }
 
     /// Serves requests until one has to wait for somebody.

@@ -15,6 +15,8 @@ mod error;
 mod evict;
 mod fault;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod hold;
 mod inspect;

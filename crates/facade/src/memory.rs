@@ -12,6 +12,7 @@ use lev_kvmabi::bindings as k;
 use lev_kvmabi::{ioctl, os};
 use lev_mesh::control::ask_all;
 use lev_mesh::message::{control, Segment};
+use lev_mesh::vm_frame::{self, ClearDirtyLog};
 use lev_wire::cluster::HomeRange;
 use lev_wire::{NodeId, PAGE_SIZE};
 use std::collections::HashMap;
@@ -39,13 +40,11 @@ impl Memory {
             if region.memory_size > 0 {
                 cover(vm, shared, &region);
             }
-            let mut bytes = [0; 32];
-            bytes[0..4].copy_from_slice(&region.slot.to_le_bytes());
-            bytes[4..8].copy_from_slice(&region.flags.to_le_bytes());
-            bytes[8..16].copy_from_slice(&region.guest_phys_addr.to_le_bytes());
-            bytes[16..24].copy_from_slice(&region.memory_size.to_le_bytes());
-            bytes[24..32].copy_from_slice(&region.userspace_addr.to_le_bytes());
-            vm.tell_all("memory slot", control::SLOT, &[&bytes]);
+            vm.tell_all(
+                "memory slot",
+                control::SLOT,
+                &[&vm_frame::encode_slot(&region)],
+            );
         }
         // SAFETY: the region is QEMU's own.
         let result = unsafe { os::ioctl_with(vm.fd, ioctl::SET_USER_MEMORY_REGION, &mut region) }
@@ -102,16 +101,22 @@ impl Memory {
                 &*(argument as *const k::kvm_clear_dirty_log),
             )
         };
-        let len = (log.num_pages as usize).div_ceil(64) * 8;
-        // SAFETY: the kernel has just read `len` bytes there.
-        let bitmap = unsafe {
-            std::slice::from_raw_parts(log.__bindgen_anon_1.dirty_bitmap.cast::<u8>(), len)
+        let mut bitmap = vec![0u64; (log.num_pages as usize).div_ceil(64)];
+        // SAFETY: the kernel has just read so many whole words there, wherever they are aligned.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                log.__bindgen_anon_1.dirty_bitmap.cast::<u8>(),
+                bitmap.as_mut_ptr().cast::<u8>(),
+                bitmap.len() * 8,
+            );
+        }
+        let clear = ClearDirtyLog {
+            slot: log.slot,
+            pages: log.num_pages,
+            first_page: log.first_page,
+            bitmap,
         };
-        let mut head = [0; 16];
-        head[0..4].copy_from_slice(&log.slot.to_le_bytes());
-        head[4..8].copy_from_slice(&log.num_pages.to_le_bytes());
-        head[8..16].copy_from_slice(&log.first_page.to_le_bytes());
-        vm.tell_all("dirty log", control::CLEAR_DIRTY_LOG, &[&head, bitmap]);
+        vm.tell_all("dirty log", control::CLEAR_DIRTY_LOG, &[&clear.encode()]);
         Ok(result)
     }
 }

@@ -12,6 +12,7 @@ use lev_kvmabi::bindings as k;
 use lev_kvmabi::ioctl;
 use lev_kvmabi::run_page::RunPage;
 use lev_mesh::message::control;
+use lev_mesh::vm_frame::MsrFilter;
 use lev_vcpu::Vcpu;
 use lev_wire::NodeId;
 use std::os::fd::IntoRawFd;
@@ -136,18 +137,21 @@ unsafe fn msr_filter(vm: &Vm, argument: usize) -> Result<i32, i32> {
     unsafe {
         let result = kernel(vm.fd, ioctl::X86_SET_MSR_FILTER, argument)?;
         let filter = &*(argument as *const k::kvm_msr_filter);
-        let fixed = std::slice::from_raw_parts(
-            argument as *const u8,
-            std::mem::size_of::<k::kvm_msr_filter>(),
-        );
-        let mut parts: Vec<&[u8]> = vec![fixed];
-        for range in &filter.ranges {
+        let mut told = MsrFilter {
+            flags: filter.flags,
+            ..MsrFilter::default()
+        };
+        for (told, range) in told.ranges.iter_mut().zip(&filter.ranges) {
+            told.flags = range.flags;
+            told.count = range.nmsrs;
+            told.base = range.base;
             let bytes = (range.nmsrs as usize).div_ceil(8);
-            if bytes > 0 && !range.bitmap.is_null() {
-                parts.push(std::slice::from_raw_parts(range.bitmap, bytes));
+            if bytes > 0 {
+                // The kernel has just read as many bytes there, or the call had failed.
+                told.bits = std::slice::from_raw_parts(range.bitmap, bytes).to_vec();
             }
         }
-        vm.tell_all("MSR filter", control::MSR_FILTER, &parts);
+        vm.tell_all("MSR filter", control::MSR_FILTER, &[&told.encode()]);
         Ok(result)
     }
 }

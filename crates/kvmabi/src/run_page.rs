@@ -161,10 +161,29 @@ impl RunPage {
             data_offset: self.load(HEAD_LEN + 8),
         }
     }
+    /// The same from the bytes of the union, missing ones taken as 0.
+    #[must_use]
+    pub fn decode_port_exit(union: &[u8]) -> PortExit {
+        let mut bytes = [0; 16];
+        let len = union.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&union[..len]);
+        let [out, size, p0, p1, c0, c1, c2, c3, offset @ ..] = bytes;
+        PortExit {
+            out: out == 1,
+            size,
+            port: u16::from_le_bytes([p0, p1]),
+            count: u32::from_le_bytes([c0, c1, c2, c3]),
+            data_offset: u64::from_le_bytes(offset),
+        }
+    }
     /// Bytes of port data of the exit at hand, if they lie inside the mapping.
     #[must_use]
     pub fn port_data_range(&self) -> Option<std::ops::Range<usize>> {
-        let exit = self.port_exit();
+        self.port_data_of(&self.port_exit())
+    }
+    /// Bytes of port data of an exit, if they would lie inside this mapping.
+    #[must_use]
+    pub fn port_data_of(&self, exit: &PortExit) -> Option<std::ops::Range<usize>> {
         let start = usize::try_from(exit.data_offset).ok()?;
         let len = usize::from(exit.size).checked_mul(exit.count as usize)?;
         let end = start.checked_add(len)?;

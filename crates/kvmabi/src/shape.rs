@@ -32,6 +32,11 @@ pub enum Shape {
 /// Most entries that any counted argument may have (MSRs, CPUID leaves): KVM's own limits are lower.
 pub const MAX_ENTRIES: usize = 4096;
 
+/// Numbers (bits 0-7) of vCPU calls that the kernel may follow out of their argument: `KVM_SET_CPUID` of old,
+/// `KVM_GET_ONE_REG`, `KVM_SET_ONE_REG`, `KVM_GET_REG_LIST`, `KVM_GET_NESTED_STATE`, `KVM_SET_NESTED_STATE`,
+/// `KVM_XEN_VCPU_GET_ATTR`, `KVM_XEN_VCPU_SET_ATTR` (Linux, `Documentation/virt/kvm/api.rst`).
+const POINTING: [u32; 8] = [0x8a, 0xab, 0xac, 0xb0, 0xbe, 0xbf, 0xca, 0xcb];
+
 /// Shape of a vCPU ioctl, given the size of the extended state (`KVM_CAP_XSAVE2`, at least 4096).
 ///
 /// `None`: a call that cannot be sent to another node (its argument holds pointers).
@@ -68,10 +73,13 @@ pub fn of_vcpu_call(request: u32, xsave_len: usize) -> Option<Shape> {
             input: true,
             output: false,
         },
-        ioctl::SET_SIGNAL_MASK
+        ioctl::RUN
+        | ioctl::SET_SIGNAL_MASK
         | ioctl::SET_DEVICE_ATTR
         | ioctl::GET_DEVICE_ATTR
         | ioctl::HAS_DEVICE_ATTR => return None,
+        // Addresses inside, arrays without end, or a size that the caller says: the worker's memory is not the peer's.
+        _ if !ioctl::is_kvm(request) || POINTING.contains(&(request & 0xff)) => return None,
         _ => match (ioctl::direction(request), ioctl::size(request)) {
             (0, _) => Shape::Value,
             (direction, len) => Shape::Fixed {
@@ -81,6 +89,60 @@ pub fn of_vcpu_call(request: u32, xsave_len: usize) -> Option<Shape> {
             },
         },
     })
+}
+
+/// Why the payload of a vCPU call cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No call that can be sent: the caller may be told so.
+    Call,
+    /// More entries than any call has.
+    Entries(u32),
+    /// So many bytes, instead of so many.
+    Length(usize, usize),
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Call => f.write_str("no call of a vCPU that can be sent"),
+            Self::Entries(count) => write!(f, "{count} entries; at most {MAX_ENTRIES}"),
+            Self::Length(found, expected) => write!(f, "{found} bytes instead of {expected}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Largest argument, in bytes, given the size of the extended state.
+#[must_use]
+pub fn largest(xsave_len: usize) -> usize {
+    (8 + MAX_ENTRIES * 40).max(xsave_len).max(1 << 14)
+}
+
+/// Checks what came with a vCPU call; its shape, and the bytes of its argument: at most [`largest`].
+///
+/// # Errors
+/// See [`Refused`].
+pub fn check_call(
+    request: u32,
+    xsave_len: usize,
+    payload: &[u8],
+) -> Result<(Shape, usize), Refused> {
+    let shape = of_vcpu_call(request, xsave_len).ok_or(Refused::Call)?;
+    let first = payload
+        .first_chunk::<4>()
+        .map_or(0, |w| u32::from_le_bytes(*w));
+    let len = shape.len(first).ok_or(Refused::Entries(first))?;
+    let expected = match shape {
+        Shape::Value => 8,
+        _ if shape.reads() => len,
+        _ => 0,
+    };
+    if payload.len() != expected {
+        return Err(Refused::Length(payload.len(), expected));
+    }
+    Ok((shape, len))
 }
 
 impl Shape {
@@ -146,5 +208,28 @@ mod tests {
             Some(11008)
         );
         assert_eq!(of_vcpu_call(ioctl::SET_SIGNAL_MASK, 4096), None);
+    }
+
+    #[test]
+    fn calls_that_the_kernel_follows_elsewhere_are_not_sent() {
+        // KVM_SET_ONE_REG: an identifier and an address in the caller's memory.
+        let set_one_reg = 0x4010_aeac;
+        assert_eq!(of_vcpu_call(set_one_reg, 4096), None);
+        assert_eq!(check_call(set_one_reg, 4096, &[0; 16]), Err(Refused::Call));
+        assert_eq!(check_call(ioctl::RUN, 4096, &[0; 8]), Err(Refused::Call));
+        assert_eq!(check_call(0x5401, 4096, &[0; 8]), Err(Refused::Call));
+    }
+
+    #[test]
+    fn payloads_are_as_long_as_their_call() {
+        let msrs = [&2u32.to_le_bytes()[..], &[0; 4 + 32]].concat();
+        assert_eq!(check_call(ioctl::SET_MSRS, 4096, &msrs).unwrap().1, 40);
+        let bad = check_call(ioctl::SET_MSRS, 4096, &msrs[..39]);
+        assert_eq!(bad, Err(Refused::Length(39, 40)));
+        let many = check_call(ioctl::SET_MSRS, 4096, &u32::MAX.to_le_bytes());
+        assert_eq!(many, Err(Refused::Entries(u32::MAX)));
+        assert_eq!(check_call(ioctl::GET_REGS, 4096, &[]).unwrap().1, 0x90);
+        assert!(check_call(ioctl::GET_REGS, 4096, &[0; 0x90]).is_err());
+        assert!(check_call(ioctl::NMI, 4096, &[0; 8]).is_ok());
     }
 }

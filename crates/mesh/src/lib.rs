@@ -12,6 +12,7 @@ pub mod peers;
 pub mod pulse;
 pub mod report;
 pub mod run_frame;
+pub mod vm_frame;
 
 pub use error::MeshError;
 pub use peers::Peers;

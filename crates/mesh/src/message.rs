@@ -46,15 +46,15 @@ pub mod control {
     pub const CREATE_VCPU: u16 = 4;
     /// JSON of [`super::Segment`].
     pub const SEGMENT: u16 = 5;
-    /// The 32 bytes of `kvm_userspace_memory_region`.
+    /// See [`crate::vm_frame::encode_slot`].
     pub const SLOT: u16 = 6;
-    /// 4 bytes of ioctl number, then the argument (or 8 bytes of number), for the VM's descriptor.
+    /// See [`crate::vm_frame::VmCall`].
     pub const VM_CALL: u16 = 7;
-    /// `kvm_msr_filter` with its bitmaps appended.
+    /// See [`crate::vm_frame::MsrFilter`].
     pub const MSR_FILTER: u16 = 8;
     /// 4 bytes of slot, 4 bytes of length; answered by the bitmap.
     pub const DIRTY_LOG: u16 = 9;
-    /// `kvm_clear_dirty_log` without its pointer, then the bitmap.
+    /// See [`crate::vm_frame::ClearDirtyLog`].
     pub const CLEAR_DIRTY_LOG: u16 = 10;
     /// JSON list of doorbells.
     pub const DOORBELLS: u16 = 11;
@@ -103,6 +103,15 @@ pub struct Segment {
     pub homes: Vec<(u64, NodeId)>,
     /// Pages whose first owner is the head.
     pub populated: Vec<Range<u64>>,
+}
+
+impl Segment {
+    /// Pages of all homes together; `None`: more than there can be.
+    #[must_use]
+    pub fn pages(&self) -> Option<u64> {
+        let pages = |sum: u64, (pages, _): &(u64, NodeId)| sum.checked_add(*pages);
+        self.homes.iter().try_fold(0, pages)
+    }
 }
 
 /// Something that the head must know.

@@ -2,10 +2,10 @@
 
 use crate::events;
 use crate::worker::{Refusal, Worker};
-use lev_kvmabi::bindings as k;
 use lev_mesh::message::{control as kind, Configure, Configured, DoorbellMessage, Event};
 use lev_mesh::pulse::Pulse;
 use lev_mesh::report;
+use lev_mesh::vm_frame;
 use lev_transport::{connect, Credentials, Purpose, Sender};
 use lev_vcpu::clock::host_tsc;
 use lev_wire::frame::Header;
@@ -95,7 +95,11 @@ impl ControlServer {
             kind::JOIN => self.join(&worker)?,
             kind::CREATE_VCPU => worker.create_vcpu(u32::from(header.tag))?,
             kind::SEGMENT => worker.add_segment(&parse(payload)?)?,
-            kind::SLOT => worker.set_slot(region(payload)?)?,
+            kind::SLOT => {
+                let region = vm_frame::decode_slot(payload)
+                    .ok_or_else(|| Refusal::because(libc::EINVAL, "bad memory slot"))?;
+                worker.set_slot(region)?
+            }
             kind::VM_CALL => worker.vm_call(payload)?,
             kind::MSR_FILTER => worker.msr_filter(payload)?,
             kind::DIRTY_LOG => {
@@ -225,22 +229,6 @@ fn tell(sender: &Sender, event: &Event) {
 fn parse<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(payload)
         .map_err(|error| Refusal::because(libc::EINVAL, format!("bad control message: {error}")))
-}
-
-fn region(payload: &[u8]) -> Result<k::kvm_userspace_memory_region, Refusal> {
-    let bytes: &[u8; 32] = payload
-        .try_into()
-        .map_err(|_| Refusal::because(libc::EINVAL, "bad memory slot"))?;
-    let word =
-        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let wide = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    Ok(k::kvm_userspace_memory_region {
-        slot: word(0),
-        flags: word(4),
-        guest_phys_addr: wide(8),
-        memory_size: wide(16),
-        userspace_addr: wide(24),
-    })
 }
 
 fn report_of(worker: &Worker) -> Vec<u8> {

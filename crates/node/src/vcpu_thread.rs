@@ -1,8 +1,7 @@
 //! The thread of one vCPU on a worker: QEMU's thread on the head asks over the vCPU's own channel, this one does.
 
 use crate::worker::Worker;
-use lev_kvmabi::ioctl;
-use lev_kvmabi::shape::{self, Shape};
+use lev_kvmabi::shape::{self, Refused, Shape};
 use lev_mesh::message::vcpu as kind;
 use lev_mesh::run_frame;
 use lev_transport::{Channel, Sender};
@@ -23,7 +22,7 @@ pub fn serve(worker: &Arc<Worker>, vcpu: &Arc<Vcpu>, channel: Channel) -> String
         Err(error) => return format!("vCPU {}: {error}", vcpu.id),
     };
     let xsave_len = worker.xsave_len();
-    let mut buffer = vec![0u64; shape::MAX_ENTRIES * 5 + 8];
+    let mut buffer = vec![0u64; shape::largest(xsave_len).div_ceil(8)];
     let mut frame = Vec::with_capacity(16 * 1024);
     loop {
         let (header, payload) = match receiver.recv() {
@@ -104,29 +103,13 @@ fn perform(
             .send(kind::CALLED, errno as u16, value as u32 as u64, &[data])
             .map_err(|error| error.to_string())
     };
-    let shape = match shape::of_vcpu_call(request, xsave_len) {
-        Some(shape) if ioctl::is_kvm(request) && request != ioctl::RUN => shape,
-        _ => return answer(libc::ENOTTY, 0, &[]),
+    let (shape, len) = match shape::check_call(request, xsave_len, payload) {
+        Ok(checked) => checked,
+        Err(Refused::Call) => return answer(libc::ENOTTY, 0, &[]),
+        Err(refused) => return Err(format!("vCPU call {request:#x}: {refused}")),
     };
-    let first = payload
-        .get(..4)
-        .map_or(0, |w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
-    let len = match shape.len(first) {
-        Some(len) if len <= buffer.len() * 8 => len,
-        _ => return Err(format!("vCPU call {request:#x} with {first} entries")),
-    };
-    let expected = match shape {
-        Shape::Value => 8,
-        _ if shape.reads() => len,
-        _ => 0,
-    };
-    if payload.len() != expected {
-        return Err(format!(
-            "vCPU call {request:#x}: {} bytes instead of {expected}",
-            payload.len()
-        ));
-    }
-    // SAFETY: `len` and `payload.len()` are at most the buffer's size (checked, or 8).
+    assert!(len.max(payload.len()) <= buffer.len() * 8);
+    // SAFETY: `len` and `payload.len()` are at most the buffer's size (asserted).
     let bytes =
         unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<u8>(), len.max(8)) };
     bytes.fill(0);

@@ -10,6 +10,7 @@ use lev_mesh::interrupts::{InterruptPeers, Link};
 use lev_mesh::message::{Configure, Segment};
 use lev_mesh::pages::PagePeers;
 use lev_mesh::peers::{OnLost, Parts, Peers};
+use lev_mesh::vm_frame::{ClearDirtyLog, MsrFilter, VmCall};
 use lev_vcpu::{Fabric, Vcpu};
 use lev_wire::NodeId;
 use std::collections::HashMap;
@@ -199,7 +200,9 @@ impl Worker {
     /// # Errors
     /// The range overlaps another one, or userfaultfd refuses.
     pub fn add_segment(&self, segment: &Segment) -> Result<(), Refusal> {
-        let pages = segment.homes.iter().map(|(pages, _)| pages).sum();
+        let pages = segment.pages().ok_or_else(|| {
+            Refusal::because(libc::EINVAL, "a segment of more pages than there can be")
+        })?;
         let local = self
             .window
             .lock()
@@ -277,30 +280,15 @@ impl Worker {
     /// # Errors
     /// KVM's errno, or a bitmap of the wrong length.
     pub fn clear_dirty_log(&self, payload: &[u8]) -> Result<(), Refusal> {
-        let bad = || Refusal::because(libc::EINVAL, "bad request to clear a dirty log");
-        let (head, bits) = payload.split_first_chunk::<16>().ok_or_else(bad)?;
-        let word =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (slot, pages) = (word(0), word(4));
-        let first_page = u64::from(word(8)) | u64::from(word(12)) << 32;
-        if bits.len() != (pages as usize).div_ceil(64) * 8 {
-            return Err(bad());
-        }
-        let mut bitmap: Vec<u64> = bits
-            .chunks_exact(8)
-            .map(|chunk| {
-                u64::from_le_bytes([
-                    chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
-                ])
-            })
-            .collect();
+        let mut clear = ClearDirtyLog::decode(payload)
+            .ok_or_else(|| Refusal::because(libc::EINVAL, "bad request to clear a dirty log"))?;
         let mut log = k::kvm_clear_dirty_log {
-            slot,
-            num_pages: pages,
-            first_page,
+            slot: clear.slot,
+            num_pages: clear.pages,
+            first_page: clear.first_page,
             ..Default::default()
         };
-        log.__bindgen_anon_1.dirty_bitmap = bitmap.as_mut_ptr().cast();
+        log.__bindgen_anon_1.dirty_bitmap = clear.bitmap.as_mut_ptr().cast();
         // SAFETY: the bitmap covers `num_pages` (checked).
         unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::CLEAR_DIRTY_LOG, &mut log)? };
         Ok(())
@@ -322,34 +310,12 @@ impl Worker {
     /// # Errors
     /// KVM's errno, or an ioctl that this call is not for.
     pub fn vm_call(&self, payload: &[u8]) -> Result<(), Refusal> {
-        let bad = || Refusal::because(libc::EINVAL, "bad VM call");
-        let (number, argument) = payload.split_first_chunk::<4>().ok_or_else(bad)?;
-        let request = u32::from_le_bytes(*number);
-        let allowed = [
-            ioctl::ENABLE_CAP,
-            ioctl::SET_TSS_ADDR,
-            ioctl::SET_IDENTITY_MAP_ADDR,
-            ioctl::SET_BOOT_CPU_ID,
-        ];
-        if !allowed.contains(&request) || argument.len() != ioctl::size(request).max(8) {
-            return Err(Refusal::because(
-                libc::EINVAL,
-                format!("VM call {request:#x} cannot be sent"),
-            ));
-        }
-        let mut aligned = [0u64; 16];
-        for (word, bytes) in aligned.iter_mut().zip(argument.chunks(8)) {
-            let mut full = [0; 8];
-            full[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_le_bytes(full);
-        }
-        let value = if ioctl::size(request) == 0 {
-            aligned[0] as usize
-        } else {
-            aligned.as_ptr() as usize
-        };
-        // SAFETY: one of four calls; the argument has the call's size (checked) and no pointers.
-        unsafe { os::ioctl(self.vm.as_raw_fd(), request, value)? };
+        let call = VmCall::decode(payload).map_err(|request| {
+            let message = format!("VM call {request:#x} cannot be sent");
+            Refusal::because(libc::EINVAL, message)
+        })?;
+        // SAFETY: one of four calls; the argument has the call's size (checked) and no pointers, and lives on.
+        unsafe { os::ioctl(self.vm.as_raw_fd(), call.request, call.argument())? };
         Ok(())
     }
 
@@ -358,35 +324,25 @@ impl Worker {
     /// # Errors
     /// KVM's errno, or lengths that do not fit.
     pub fn msr_filter(&self, payload: &[u8]) -> Result<(), Refusal> {
-        let bad = || Refusal::because(libc::EINVAL, "bad MSR filter");
-        let len = std::mem::size_of::<k::kvm_msr_filter>();
-        let (fixed, mut rest) = payload.split_at_checked(len).ok_or_else(bad)?;
-        let mut filter: k::kvm_msr_filter = Default::default();
-        // SAFETY: plain integers and pointers; the pointers are replaced below before anybody follows them.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                fixed.as_ptr(),
-                std::ptr::from_mut(&mut filter).cast(),
-                len,
-            );
-        }
-        let mut bitmaps: Vec<Vec<u8>> = Vec::new();
-        for range in &mut filter.ranges {
-            range.bitmap = std::ptr::null_mut();
-            let bytes = (range.nmsrs as usize).div_ceil(8);
-            if bytes > 0 {
-                let (bits, after) = rest.split_at_checked(bytes).ok_or_else(bad)?;
-                rest = after;
+        let mut given = MsrFilter::decode(payload)
+            .ok_or_else(|| Refusal::because(libc::EINVAL, "bad MSR filter"))?;
+        let mut filter = k::kvm_msr_filter {
+            flags: given.flags,
+            ..Default::default()
+        };
+        for (range, given) in filter.ranges.iter_mut().zip(&mut given.ranges) {
+            range.flags = given.flags;
+            range.nmsrs = given.count;
+            range.base = given.base;
+            if given.count > 0 {
                 // The kernel copies whole words.
-                let mut owned = bits.to_vec();
-                owned.resize(bytes.div_ceil(8) * 8, 0);
-                range.bitmap = owned.as_mut_ptr();
-                bitmaps.push(owned);
+                given.bits.resize(given.bits.len().next_multiple_of(8), 0);
+                range.bitmap = given.bits.as_mut_ptr();
             }
         }
         // SAFETY: every bitmap covers its range's MSRs and lives until after the call.
         unsafe { os::ioctl_with(self.vm.as_raw_fd(), ioctl::X86_SET_MSR_FILTER, &mut filter)? };
-        drop(bitmaps);
+        drop(given);
         Ok(())
     }
 }

@@ -28,9 +28,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// The Noise protocol by its name (Noise specification, section 8).
-const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+pub(crate) const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// First part of the prologue.
-const NAME: &[u8] = b"leviathan node channel";
+pub(crate) const NAME: &[u8] = b"leviathan node channel";
 /// Contents of the confirmation.
 const CONFIRMATION: &[u8] = b"confirmed";
 /// Shortest Noise message of the handshake: a tag alone.

@@ -13,6 +13,8 @@
 mod channel;
 mod credentials;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handshake;
 mod hello;
 mod listener;
