@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from leviathan.errors import ConfigError, UsageError
 from leviathan.model.machine import LabOptions, Machine, Pool
+from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.place import Choice, has_late_cpus, pooled
+from leviathan.vm.pool import check_pool
 
 LAB, NATIVE = Choice(lab=True, reason=""), Choice(lab=False, reason="")
 TWO = Machine(nodes=2, cpus=2)
@@ -33,3 +36,53 @@ def test_only_our_init_starts_cpus_late() -> None:
     assert not has_late_cpus(TWO.model_copy(update=off | {"initrd": Path("/other")}))
     assert not has_late_cpus(Machine(nodes=1).model_copy(update=off))
     assert not has_late_cpus(Machine(nodes=0).model_copy(update=off))
+
+
+def with_pool(path: Path | str, size: str = "64M") -> Machine:
+    return TWO.model_copy(update={"pool": Pool.model_validate({"path": str(path), "size": size})})
+
+
+def test_a_pool_of_the_users_is_named_to_all_nodes(tmp_path: Path) -> None:
+    file = tmp_path / "pool"
+    file.write_bytes(bytes(1 << 20))
+    machine = with_pool(file, "1M")
+    check_pool(machine, lab=False)
+    whole = cluster_file(machine, Identity.new(), ["a:1"], pooled=True, events="", report="")
+    assert whole["pool"] == {"path": str(file), "len": 1 << 20}
+
+
+def test_a_pool_that_cannot_be_used_is_refused_before_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "pool"
+    file.write_bytes(bytes(1 << 20))
+    for path, size, said in (
+        (file, "2M", "has 1M, and pool.size is 2M"),
+        (tmp_path / "none", "1M", "No such file or directory"),
+        (tmp_path, "1M", "is neither a file nor a DAX device"),
+        ("/dev/null", "1M", "is neither a file nor a DAX device"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_pool(with_pool(path, size), lab=False)
+    off = TWO.model_copy(update={"pool": Pool(enabled=False, path=str(file))})
+    with pytest.raises(ConfigError, match="the pool is switched off"):
+        check_pool(off, lab=False)
+
+
+def test_a_dax_device_tells_its_size_and_unit(tmp_path: Path) -> None:
+    """`/dev/null` (1:3) stands where the device would; what is read of it is a DAX device's."""
+    device = tmp_path / "1:3"
+    device.mkdir()
+    (device / "size").write_text("2097152\n")
+    (device / "align").write_text("2097152\n")
+    with pytest.raises(ConfigError, match="mapped in units of 2097152 bytes") as raised:
+        check_pool(with_pool("/dev/null", "1M"), lab=False, devices=tmp_path)
+    assert "--align 4096" in (raised.value.hint or "")
+    (device / "align").write_text("4096\n")
+    check_pool(with_pool("/dev/null", "2M"), lab=False, devices=tmp_path)
+    with pytest.raises(ConfigError, match="has 2M, and pool.size is 4M") as raised:
+        check_pool(with_pool("/dev/null", "4M"), lab=False, devices=tmp_path)
+    assert raised.value.hint == 'set pool.size = "2M"'
+
+
+def test_nodes_in_the_lab_take_no_pool_of_the_users() -> None:
+    with pytest.raises(UsageError, match="TCG does not see code that another QEMU process writes"):
+        check_pool(with_pool("/dev/dax0.0"), lab=True)

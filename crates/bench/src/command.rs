@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
-    /// Listen at a free port of the loopback interface; the answer is the address.
-    Listen,
+    /// Listen; the answer is the address.
+    Listen {
+        /// `HOST:PORT`; left out: a free port of the loopback interface.
+        #[serde(default)]
+        at: Option<String>,
+    },
     /// Join the region.
     Join { cluster: Box<Cluster>, node: u16 },
     /// Meet the other nodes.
@@ -22,6 +26,8 @@ pub enum Command {
     Duel { page: u64, ms: u64 },
     /// Take turns in a word of a page: this node waits for numbers of its parity and makes them one more.
     Turns { page: u64, turns: u64, parity: u64 },
+    /// The word of a page that duels and turns change.
+    Word { page: u64 },
     /// The engine's counters.
     Counters,
     /// Leave the region.
@@ -99,5 +105,8 @@ pub enum Answer {
     },
     Counters {
         counters: BTreeMap<&'static str, u64>,
+    },
+    Word {
+        value: u64,
     },
 }

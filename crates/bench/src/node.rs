@@ -30,8 +30,9 @@ impl Node {
     /// What went wrong, for people.
     pub fn run(&mut self, command: Command) -> Result<Answer, String> {
         match command {
-            Command::Listen => {
-                let seat = Seat::at("127.0.0.1:0").map_err(|error| error.to_string())?;
+            Command::Listen { at } => {
+                let at = at.as_deref().unwrap_or("127.0.0.1:0");
+                let seat = Seat::at(at).map_err(|error| error.to_string())?;
                 let address = seat.address().to_string();
                 self.seat = Some(seat);
                 Ok(Answer::Address { address })
@@ -66,6 +67,9 @@ impl Node {
                 turns,
                 parity,
             } => take_turns(self.word(page)?, turns, parity),
+            Command::Word { page } => Ok(Answer::Word {
+                value: self.word(page)?.load(Ordering::Acquire),
+            }),
             Command::Counters => {
                 let counters = self.region()?.counters().named().into_iter().collect();
                 Ok(Answer::Counters { counters })

@@ -264,14 +264,18 @@ fn open_pool(pool: Option<&Pool>) -> (Option<PoolMapping>, Option<String>) {
     };
     let (fd, path): (OwnedFd, String) = match &pool.path {
         Some(path) => {
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(path);
-            (
-                or_die(&format!("shared memory {path}"), file).into(),
-                path.clone(),
-            )
+            let mapping = PoolMapping::open(path, pool.len)
+                .unwrap_or_else(|error| die(NOT_STARTED, &error.to_string(), None));
+            // Another VM of this machine must not write into it; those of other machines we cannot see.
+            // SAFETY: a descriptor of ours and a number.
+            if unsafe { libc::flock(mapping.fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                die(
+                    NOT_STARTED,
+                    &format!("pool {path} is in use by another VM"),
+                    None,
+                );
+            }
+            return (Some(mapping), Some(path.clone()));
         }
         None => {
             let fd = or_die("shared memory", anonymous_file(pool.len));

@@ -360,14 +360,7 @@ fn open_pool(configure: &Configure) -> Result<Option<PoolMapping>, Refusal> {
     let (Some(pool), Some(path)) = (&configure.cluster.pool, &configure.pool_path) else {
         return Ok(None);
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| Refusal::because(libc::ENXIO, format!("shared memory {path}: {error}")))?;
-    Ok(Some(PoolMapping {
-        fd: file.into(),
-        offset: 0,
-        len: pool.len,
-    }))
+    let pool = PoolMapping::open(path, pool.len);
+    pool.map(Some)
+        .map_err(|error| Refusal::because(libc::ENXIO, error.to_string()))
 }

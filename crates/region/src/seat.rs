@@ -197,23 +197,9 @@ fn pool(cluster: &Cluster) -> Result<Option<PoolMapping>, RegionError> {
             "a pool needs the path of a file that every node can map".into(),
         ));
     };
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| RegionError::Shape(format!("pool {path}: {error}")))?;
-    let there = file.metadata().map_or(0, |data| data.len());
-    if there < pool.len {
-        return Err(RegionError::Shape(format!(
-            "pool {path} has {there} of {} bytes",
-            pool.len
-        )));
-    }
-    Ok(Some(PoolMapping {
-        fd: file.into(),
-        offset: 0,
-        len: pool.len,
-    }))
+    let pool = PoolMapping::open(path, pool.len);
+    pool.map(Some)
+        .map_err(|error| RegionError::Shape(error.to_string()))
 }
 
 /// Makes a channel with every other node: connects to those after this one, accepts those before it.

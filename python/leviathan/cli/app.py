@@ -31,6 +31,7 @@ from leviathan.cli.options import (
     Nodes,
     NoPool,
     On,
+    PoolPath,
     Programs,
     Qemu,
     Quiet,
@@ -101,6 +102,7 @@ def run(
     timeout: Timeout = None,
     qemu: Qemu = None,
     no_pool: NoPool = False,
+    pool: PoolPath = None,
     settings: Settings = None,
     reboot: Annotated[
         bool, typer.Option("--reboot", help="With --exec: let the guest reboot (CMD then runs again).")
@@ -124,6 +126,7 @@ def run(
         file,
         settings=settings,
         no_pool=no_pool,
+        pool=pool,
         lab_machines=lab_machines,
         nodes=nodes,
         cpus=cpus,
@@ -201,6 +204,7 @@ def plan(
     lab_machines: LabMachines = None,
     qemu: Qemu = None,
     no_pool: NoPool = False,
+    pool: PoolPath = None,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -209,6 +213,7 @@ def plan(
         file,
         settings=settings,
         no_pool=no_pool,
+        pool=pool,
         lab_machines=lab_machines,
         nodes=nodes,
         cpus=cpus,

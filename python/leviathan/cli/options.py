@@ -66,6 +66,14 @@ Programs = Annotated[
 ]
 Qemu = Annotated[str | None, typer.Option("--qemu", metavar="PATH", help="The QEMU to run, as its packager made it.")]
 NoPool = Annotated[bool, typer.Option("--no-pool", help="No shared memory for hot pages: the protocol alone.")]
+PoolPath = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="PATH",
+        help="Hot pages live in this file or DAX device, which all nodes' machines share, such as /dev/dax0.0.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -104,6 +112,7 @@ def machine_from(
     *,
     settings: list[str] | None = None,
     no_pool: bool = False,
+    pool: str | None = None,
     lab_machines: int | None = None,
     vnc: str | None = None,
     display: str | None = None,
@@ -113,7 +122,11 @@ def machine_from(
     changes: dict[str, Any] = parse_settings(settings or [])
     changes |= {name: value for name, value in fields.items() if value not in (None, [])}
     if no_pool:
+        if pool is not None:
+            raise UsageError("--pool and --no-pool exclude each other")
         _table(changes, "pool")["enabled"] = False
+    if pool is not None:
+        _table(changes, "pool")["path"] = pool
     if lab_machines is not None:
         _table(changes, "lab")["machines"] = lab_machines
     if vnc is not None:

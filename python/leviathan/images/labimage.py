@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class LabImage:
     programs: tuple[Path, ...] = ()
     """More programs of this system, with their libraries."""
     busybox: Path | None = None
+    modules: Sequence[str] = ()
+    """More drivers, loaded after our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def build(kernel: Kernel, image: LabImage) -> Built:
     if not kernel.has("kvm_amd"):
         raise ImageError(f"kernel {kernel.release} has no kvm_amd", "the lab needs a kernel with KVM for AMD")
     archive = base.start("lab.sh", base.find_busybox(image.busybox))
-    base.add_modules(archive, kernel, {"base": MODULES}, image.module_parameters)
+    base.add_modules(archive, kernel, {"base": (*MODULES, *image.modules)}, image.module_parameters)
     closure = Closure()
     qemu = None
     try:

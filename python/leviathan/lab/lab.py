@@ -49,6 +49,8 @@ class LabOptions:
     programs: tuple[Path, ...] = ()
     """Programs of this system to bring along, with their libraries."""
     module_parameters: Mapping[str, str] = field(default_factory=lambda: {"kvm_amd": "npt=1"})
+    modules: Sequence[str] = ()
+    """More drivers of the lab machines' kernel, loaded at their start."""
     kernel_arguments: str = ""
     one_thread: bool = False
     """Run all CPUs of a machine in turn on one thread of ours. With a thread each, TCG's nested paging now and then
@@ -130,6 +132,7 @@ class Lab:
                 module_parameters=options.module_parameters,
                 files=options.files,
                 programs=options.programs,
+                modules=options.modules,
             ),
         )
         with contextlib.ExitStack() as stack:

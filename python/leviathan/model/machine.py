@@ -46,6 +46,9 @@ class Pool(Strict):
 
     enabled: bool = True
     size: Size = 64 * MIB
+    path: Annotated[str, Field(pattern=r"^/[^\n]+$")] | None = None
+    """A file or DAX device that every node's machine has under this name: memory that they truly share, such as a
+    region of CXL memory (``/dev/dax0.0``). Left out: the head makes one, for nodes on one machine."""
 
 
 class Engine(Strict):

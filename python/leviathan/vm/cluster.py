@@ -46,14 +46,15 @@ def cluster_file(
     """The description as a table.
 
     ``workers`` are the addresses at which nodes 1, 2, … listen; ``pooled``: they have a pool for hot pages, which the
-    head makes. ``kept``: files on the head's host whose contents are guest memory that outlives the VM.
+    head makes unless it has a path. ``kept``: files on the head's host whose contents are guest memory
+    that outlives the VM.
     """
     addresses = [None, *workers]
     nodes = [
         {"name": share.name, "address": address, "vcpus": list(cpus)}
         for share, address, cpus in zip(machine.shares(), addresses, vcpus(machine), strict=True)
     ]
-    pool = {"path": None, "len": machine.pool.size} if pooled else None
+    pool = {"path": machine.pool.path, "len": machine.pool.size} if pooled else None
     described = {
         "schema": SCHEMA,
         "run_id": identity.run_id,

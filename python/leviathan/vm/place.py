@@ -15,6 +15,7 @@ from leviathan.model.machine import Machine
 from leviathan.model.sizes import GIB, format_size
 from leviathan.vm.direct import with_our_init
 from leviathan.vm.inside import VncRelay, disk_arguments, inside_lab
+from leviathan.vm.pool import check_pool
 from leviathan.vm.prepare import Boot
 from leviathan.vm.progress import Progress
 
@@ -108,6 +109,7 @@ def place(
     What is started ends with the stack. ``gone(name, why)`` is called, from a thread, when a lab machine ends unasked.
     Raises ``StartError``.
     """
+    check_pool(machine, lab=choice.lab)
     if choice.lab:
         return _place_in_lab(machine, boot, choice, stack, progress, gone)
     if machine.lab.machines > 1:

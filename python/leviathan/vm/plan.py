@@ -33,6 +33,7 @@ from leviathan.vm.place import (
     lab_size,
     pooled,
 )
+from leviathan.vm.pool import POOL_IN_LAB
 from leviathan.vm.prepare import hides_hypervisor
 from leviathan.vm.workers import worker_command
 
@@ -129,6 +130,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         "cluster_file": {"path": files.cluster, "mode": "0600", "contents": cluster} if cluster else None,
         "environment": dict(head_environment(machine, bin_dir, files.cluster)),
         "warnings": [f"{source}: {finding}" for finding in warnings]
+        + ([POOL_IN_LAB] if choice.lab and machine.pool.path else [])
         + ([NO_POOL] if machine.pool.enabled and not pooled(machine, choice) else []),
         "qemu": head_command(there, command),
     }
