@@ -9,6 +9,7 @@
 
 mod abi;
 mod error;
+mod fill;
 
 pub use error::UffdError;
 
@@ -125,26 +126,18 @@ impl Uffd {
     /// The call failed for another reason than a page that was there already.
     pub fn copy(&self, to: u64, bytes: &[u8], protect: bool) -> Result<Fill, UffdError> {
         let mode = if protect { abi::UFFDIO_COPY_MODE_WP } else { 0 };
-        let mut done = 0;
-        while done < bytes.len() {
-            let (rest, dst) = (&bytes[done..], to + done as u64);
-            let (src, len) = (rest.as_ptr() as u64, rest.len() as u64);
+        fill::all(to, bytes.len() as u64, |done| {
+            let (rest, dst) = (&bytes[done as usize..], to + done);
             let mut request = abi::UffdioCopy {
                 dst,
-                src,
-                len,
+                src: rest.as_ptr() as u64,
+                len: rest.len() as u64,
                 mode,
                 copy: 0,
             };
-            match self.ioctl("UFFDIO_COPY", abi::UFFDIO_COPY, &mut request, dst) {
-                Ok(()) => return Ok(Fill::Complete),
-                Err(error) => match progress(request.copy, error)? {
-                    Some(more) => done += more as usize,
-                    None => return Ok(Fill::Exists(dst)),
-                },
-            }
-        }
-        Ok(Fill::Complete)
+            let result = self.ioctl("UFFDIO_COPY", abi::UFFDIO_COPY, &mut request, dst);
+            (request.copy, result)
+        })
     }
 
     /// Installs zeroes, writable, in `[start, start + len)` and wakes the waiters.
@@ -152,8 +145,7 @@ impl Uffd {
     /// # Errors
     /// The call failed for another reason than a page that was there already.
     pub fn zero(&self, start: u64, len: u64) -> Result<Fill, UffdError> {
-        let mut done = 0;
-        while done < len {
+        fill::all(start, len, |done| {
             let range = abi::UffdioRange {
                 start: start + done,
                 len: len - done,
@@ -163,20 +155,10 @@ impl Uffd {
                 mode: 0,
                 zeropage: 0,
             };
-            match self.ioctl(
-                "UFFDIO_ZEROPAGE",
-                abi::UFFDIO_ZEROPAGE,
-                &mut request,
-                range.start,
-            ) {
-                Ok(()) => return Ok(Fill::Complete),
-                Err(error) => match progress(request.zeropage, error)? {
-                    Some(more) => done += more,
-                    None => return Ok(Fill::Exists(range.start)),
-                },
-            }
-        }
-        Ok(Fill::Complete)
+            let call = "UFFDIO_ZEROPAGE";
+            let result = self.ioctl(call, abi::UFFDIO_ZEROPAGE, &mut request, range.start);
+            (request.zeropage, result)
+        })
     }
 
     /// Takes the right to write from the pages that are present in `[start, start + len)`. On return no processor
@@ -289,25 +271,6 @@ impl AsFd for Uffd {
 impl AsRawFd for Uffd {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
-    }
-}
-
-/// After a fill that stopped: `Some(bytes)` done, go on from there; `None`: the next page exists already.
-fn progress(done: i64, error: UffdError) -> Result<Option<u64>, UffdError> {
-    match error {
-        _ if done > 0 => Ok(Some(done as u64)),
-        UffdError::Call {
-            errno: libc::EAGAIN,
-            ..
-        } => {
-            std::thread::yield_now(); // the process forks or remaps memory: try again
-            Ok(Some(0))
-        }
-        UffdError::Call {
-            errno: libc::EEXIST,
-            ..
-        } => Ok(None),
-        error => Err(error),
     }
 }
 
