@@ -92,6 +92,7 @@ fn cluster() -> Cluster {
         engine: EngineOptions::default(),
         events: None,
         report: Some("report.json".into()),
+        kept: vec!["/mnt/disk.raw".into()],
     }
 }
 
