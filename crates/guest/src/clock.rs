@@ -1,11 +1,11 @@
 //! Time must not run backwards between CPUs: a token goes round, each holder compares its clock
 //! with what the previous one read before passing the token on.
 
-use crate::asm;
 use crate::error::Result;
 use crate::report::Report;
 use crate::sys::{clock_ns, Mapping};
 use crate::team;
+use crate::{apart, asm};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
@@ -86,13 +86,13 @@ fn clock_source() -> String {
 /// `handoffs` hand-offs of the token around `cpus`.
 pub fn run(cpus: &[usize], handoffs: u64) -> Result<Report> {
     team::enter_stage("clock", cpus.len());
-    let page = Mapping::new(1)?;
+    let page = Mapping::shared(1)?;
     // All on one cache line: turn, nanoseconds, time-stamp counter.
     let (turn, ns, tsc) = (page.u64(0), page.u64(8), page.u64(16));
     let rdtscp = asm::has_rdtscp();
     let threads = cpus.len() as u64;
     let begin = Instant::now();
-    let steps = team::run(cpus, |member| {
+    let steps = apart::run(cpus, |member| {
         let (mut monotonic, mut cycles) = (Steps::default(), Steps::default());
         // Turn 0 only starts the token: there is no earlier reading.
         for now in (member.tid as u64..=handoffs).step_by(cpus.len()) {
@@ -110,7 +110,7 @@ pub fn run(cpus: &[usize], handoffs: u64) -> Result<Report> {
             member.progress(now / threads);
         }
         (monotonic, cycles)
-    });
+    })?;
     let monotonic = Steps::join(steps.iter().map(|s| s.0));
     let cycles = Steps::join(steps.iter().map(|s| s.1));
     Ok(Report::new("clock")

@@ -1,10 +1,10 @@
 //! Shared counters: every locked instruction counts exactly once, whatever the placement.
 
-use crate::asm;
 use crate::error::Result;
 use crate::report::Report;
 use crate::sys::{Mapping, PAGE};
 use crate::team;
+use crate::{apart, asm};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
@@ -66,11 +66,6 @@ pub fn contended_verdict(switches: u64, increments: u64, concurrent: bool) -> Ve
     vec!["no increment came between two of another thread: they never ran at the same time".into()]
 }
 
-/// Rounds between two common starts, so that the threads meet even if one is much faster.
-fn together_every(rounds: u64) -> u64 {
-    rounds.div_ceil(32)
-}
-
 fn report(name: &str, cpus: &[usize], rounds: u64, switches: u64, begin: Instant) -> Report {
     let increments = rounds * cpus.len() as u64;
     Report::new("counters")
@@ -89,13 +84,13 @@ fn report(name: &str, cpus: &[usize], rounds: u64, switches: u64, begin: Instant
 
 /// Counters of 1, 2, 4 and 8 bytes in one cache line, and the values that xadd returns.
 fn same_line(cpus: &[usize], rounds: u64) -> Result<Report> {
-    let page = Mapping::new(1)?;
+    let page = Mapping::shared(1)?;
     let begin = Instant::now();
-    let fetched = team::run(cpus, |member| {
+    let fetched = apart::run(cpus, |member| {
         let mut fetched = Fetched::default();
         let mut last = None;
         for round in 0..rounds {
-            if round % together_every(rounds) == 0 {
+            if round % team::together_every(rounds) == 0 {
                 member.start_together();
             }
             page.u8(1).fetch_add(1, SeqCst);
@@ -111,7 +106,7 @@ fn same_line(cpus: &[usize], rounds: u64) -> Result<Report> {
             member.progress(round + 1);
         }
         fetched
-    });
+    })?;
     let totals = Totals {
         placement: "same-line",
         counters: vec![
@@ -131,12 +126,12 @@ fn same_line(cpus: &[usize], rounds: u64) -> Result<Report> {
 
 /// Four 8-byte counters `stride` bytes apart, each incremented by every thread.
 fn spread(name: &'static str, stride: usize, cpus: &[usize], rounds: u64) -> Result<Report> {
-    let pages = Mapping::new((3 * stride) / PAGE + 1)?;
+    let pages = Mapping::shared((3 * stride) / PAGE + 1)?;
     let begin = Instant::now();
-    let switches = team::run(cpus, |member| {
+    let switches = apart::run(cpus, |member| {
         let (mut switches, mut last) = (0, [None; 4]);
         for round in 0..rounds {
-            if round % together_every(rounds) == 0 {
+            if round % team::together_every(rounds) == 0 {
                 member.start_together();
             }
             for i in 0..4 {
@@ -149,7 +144,7 @@ fn spread(name: &'static str, stride: usize, cpus: &[usize], rounds: u64) -> Res
             member.progress(round + 1);
         }
         switches
-    });
+    })?;
     let value = |i: usize| {
         let value = pages.u64(i * stride).load(SeqCst);
         (format!("counter {i}"), value, 64)
@@ -165,13 +160,13 @@ fn spread(name: &'static str, stride: usize, cpus: &[usize], rounds: u64) -> Res
 
 /// A 16-byte counter by `lock cmpxchg16b`.
 fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
-    let page = Mapping::new(1)?;
+    let page = Mapping::shared(1)?;
     let begin = Instant::now();
-    let retries = team::run(cpus, |member| {
+    let retries = apart::run(cpus, |member| {
         // An attempt loses when another thread's increment came between.
         let mut retries = 0;
         for round in 0..rounds {
-            if round % together_every(rounds) == 0 {
+            if round % team::together_every(rounds) == 0 {
                 member.start_together();
             }
             // SAFETY: 16-byte aligned (offset 64 of a page) and live; CPUID was asked.
@@ -179,7 +174,7 @@ fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
             member.progress(round + 1);
         }
         retries
-    });
+    })?;
     let increments = rounds * cpus.len() as u64;
     let high = page.u64(72).load(SeqCst);
     let totals = Totals {

@@ -42,6 +42,13 @@ pub enum Error {
         /// CPUs on which this process may run.
         allowed: Vec<usize>,
     },
+    /// member {tid} of the team, a process, ended with {code:?} before its work was done
+    Member {
+        /// Its number.
+        tid: usize,
+        /// Its exit code; none: a signal ended it.
+        code: Option<i32>,
+    },
 }
 
 impl Error {
@@ -66,6 +73,9 @@ impl fmt::Display for Error {
             Error::Parse { what, text } => write!(f, "{what} is not understood: {text:?}"),
             Error::TooFewCpus { needed, found } => {
                 write!(f, "this check needs {needed} CPUs, {found} may be used")
+            }
+            Error::Member { tid, code } => {
+                write!(f, "member {tid} of the team, a process, ended with {code:?} before its work was done")
             }
             Error::NoSuchCpu { cpu, allowed } => {
                 write!(f, "CPU {cpu} cannot be used (allowed: {allowed:?})")

@@ -8,7 +8,6 @@
 //! - who owns the pages at the start: the first thread, the last one, or all of them as readers,
 //! - whether threads run freely or start each round at a common time-stamp.
 
-use crate::asm;
 use crate::batches::{offsets, permutations, plan, Batch, Start, ARENA_PAGES};
 use crate::error::{Error, Result};
 use crate::placement::Placement;
@@ -17,8 +16,9 @@ use crate::shapes::{outcome_name, Layout, Location, Op, Shape, SHAPES};
 use crate::sys::{Mapping, PAGE};
 use crate::tally::{verdict, Tally};
 use crate::team::{self, Member};
-use std::sync::atomic::AtomicBool;
+use crate::{apart, asm};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Cycles between the common starts of two rounds.
 const ROUND_CYCLES: u64 = 600;
@@ -63,8 +63,8 @@ struct Run<'a> {
     finals: bool,
     arena: &'a Mapping,
     records: Mapping,
-    /// Set when enough batches were mixed; on the heap, away from what changes.
-    enough: Box<AtomicBool>,
+    /// Byte 0 is 1 when enough batches were mixed; away from what changes.
+    enough: Mapping,
 }
 
 impl Run<'_> {
@@ -152,6 +152,10 @@ impl Run<'_> {
     }
 }
 
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn run_shape(
     shape: &Shape,
     layout: Layout,
@@ -169,39 +173,40 @@ fn run_shape(
         roles: permutations(threads),
         finals: shape.finals,
         arena,
-        records: Mapping::new(threads)?,
-        enough: Box::default(),
+        records: Mapping::shared(threads)?,
+        enough: Mapping::shared(1)?,
     };
     let placed: Vec<usize> = cpus.iter().copied().cycle().take(threads).collect();
     let begin = std::time::Instant::now();
-    let tallies = team::run(&placed, |member| {
-        let mut tally = Tally {
-            planned: run.batches.len() as u64,
-            ..Tally::default()
-        };
+    // Member 0 counts.
+    let counted = Mutex::new(Tally {
+        planned: run.batches.len() as u64,
+        ..Tally::default()
+    });
+    apart::run(&placed, |member| {
         for pass in 0..MOST_PASSES {
             for batch in &run.batches {
                 run.prepare(member, batch);
                 run.execute(member, batch);
                 member.meet();
                 if member.tid == 0 {
-                    run.count(batch, &mut tally);
+                    run.count(batch, &mut lock(&counted));
                 }
                 member.progress(pass * rounds + batch.rounds as u64 * (batch.number as u64 + 1));
                 member.meet();
             }
             if member.tid == 0 {
-                run.enough
-                    .store(tally.mixed >= tally.least_mixed(), Relaxed);
+                let tally = lock(&counted);
+                let enough = tally.mixed >= tally.least_mixed();
+                run.enough.u8(0).store(enough.into(), Relaxed);
             }
             member.meet();
-            if run.enough.load(Relaxed) {
+            if run.enough.u8(0).load(Relaxed) != 0 {
                 break;
             }
         }
-        tally
-    });
-    let tally = tallies.into_iter().next().unwrap_or_default();
+    })?;
+    let tally = lock(&counted);
     let (allowed, sequential) = (shape.allowed(), shape.sequential());
     let named = tally.counts.iter().map(|(o, n)| (outcome_name(o), *n));
     Ok(Report::new("litmus")
@@ -239,7 +244,7 @@ pub fn run(
         return Err(Error::Usage(format!("no shape is called {name:?} ({all})")));
     }
     let cpus = placement.alternating()?;
-    let arena = Mapping::new(ARENA_PAGES)?;
+    let arena = Mapping::shared(ARENA_PAGES)?;
     let wanted = |s: &&Shape| only.is_none_or(|o| o.iter().any(|n| s.name.eq_ignore_ascii_case(n)));
     for shape in SHAPES.iter().filter(wanted) {
         for &layout in shape.layouts {

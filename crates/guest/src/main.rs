@@ -4,6 +4,7 @@
 //! Each check is a module with a `verdict`: a pure function from what was seen to a list of
 //! failures, tested with forbidden observations. The threads of a check are pinned (`team`).
 
+mod apart;
 mod asm;
 mod batches;
 mod clock;
@@ -140,6 +141,9 @@ fn run(options: &Options) -> Result<i32> {
         std::time::Duration::from_secs(options.timeout),
         options.json,
     );
+    if options.processes {
+        apart::choose();
+    }
     let mut output = Output::new(options.json);
     let one = [options.check.as_str()];
     let checks: &[&str] = if options.check == "all" {

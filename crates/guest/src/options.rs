@@ -26,6 +26,8 @@ options:
                      all CPUs, alternating between nodes, for demo and litmus)
   --rounds N         rounds (default 100000; demo 200; clock 1000000; tlb 20000; all 20000)
   --timeout SECONDS  fail, saying where it stood, when not done by then (default 900)
+  --processes        members of a team are processes, which have page tables of their own (counters,
+                     ticketlock, litmus, pagecross, smc, clock)
   --json             one JSON object on each line
   --shapes LIST      litmus: only these, e.g. SB,MP
   --expect-cpus N    demo: fail unless N CPUs are online
@@ -50,6 +52,8 @@ pub struct Options {
     pub rounds: Option<u64>,
     /// `--timeout` in seconds
     pub timeout: u64,
+    /// `--processes`
+    pub processes: bool,
     /// `--json`
     pub json: bool,
     /// `--shapes`
@@ -94,6 +98,7 @@ impl Options {
             cpus: None,
             rounds: None,
             timeout: 900,
+            processes: false,
             json: false,
             shapes: None,
             expect_cpus: 0,
@@ -112,6 +117,8 @@ impl Options {
                 options.check = word;
             } else if word == "--json" {
                 options.json = true;
+            } else if word == "--processes" {
+                options.processes = true;
             } else {
                 let (name, value) = match word.split_once('=') {
                     Some((name, value)) => (name.to_string(), Some(value.to_string())),
@@ -158,9 +165,10 @@ mod tests {
 
     #[test]
     fn options_with_either_form_of_value() {
-        let o = parse("litmus --cpus 0,3 --rounds=7 --json --shapes SB,MP").expect("options");
+        let o = parse("litmus --cpus 0,3 --rounds=7 --processes --json --shapes SB,MP")
+            .expect("options");
         assert_eq!(o.cpus, Some(vec![0, 3]));
-        assert_eq!((o.rounds, o.json), (Some(7), true));
+        assert_eq!((o.rounds, o.json, o.processes), (Some(7), true, true));
         assert_eq!(o.shapes, Some(vec!["SB".to_string(), "MP".to_string()]));
         assert_eq!(parse("mem --bytes 3M").expect("options").bytes, 3 << 20);
         assert_eq!(parse("spin --cpu 0").expect("options").cpu, Some(0));

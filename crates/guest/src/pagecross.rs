@@ -5,11 +5,11 @@
 //! the plain part demands per byte: only the value before or the value being written, never
 //! back to the old one, neighbours untouched. Halves that mix the two are counted, not judged.
 
-use crate::asm;
 use crate::error::Result;
 use crate::report::Report;
 use crate::sys::{Mapping, PAGE};
 use crate::team::{self, Member};
+use crate::{apart, asm};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub fn locked_verdict(place: &str, value: u64, increments: u64) -> Vec<String> {
 /// Locked additions at the end of a cache line and at the end of a page.
 fn locked(cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage("pagecross locked", cpus.len());
-    let pages = Mapping::new(4)?;
+    let pages = Mapping::shared(4)?;
     // 4 + 4 bytes, and 1 + 7 bytes to catch what treats halves as words.
     let places = [
         ("line 4+4", 64 - 4),
@@ -40,7 +40,7 @@ fn locked(cpus: &[usize], rounds: u64) -> Result<Report> {
         ("page 1+7", 3 * PAGE - 1),
     ];
     let begin = Instant::now();
-    team::run(cpus, |member| {
+    apart::run(cpus, |member| {
         for round in 0..rounds {
             for (_, offset) in places {
                 // SAFETY: 8 bytes at each place lie inside the four pages; during the run they
@@ -49,7 +49,7 @@ fn locked(cpus: &[usize], rounds: u64) -> Result<Report> {
             }
             member.progress(round + 1);
         }
-    });
+    })?;
     let increments = rounds * cpus.len() as u64;
     let mut report = Report::new("pagecross")
         .with("access", "locked")
@@ -188,8 +188,8 @@ impl Plain<'_> {
 
 fn plain(name: &str, crossing: usize, cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage(&format!("pagecross {name}"), cpus.len());
-    let pages = Mapping::new(2)?;
-    let control = Mapping::new(1)?;
+    let pages = Mapping::shared(2)?;
+    let control = Mapping::shared(1)?;
     let (published, seen) = (control.u64(0), control.u64(64));
     let plain = Plain {
         pages: &pages,
@@ -199,10 +199,10 @@ fn plain(name: &str, crossing: usize, cpus: &[usize], rounds: u64) -> Result<Rep
         observers: cpus.len() as u64 - 1,
     };
     let begin = Instant::now();
-    let observed = team::run(cpus, |member| match member.tid {
+    let observed = apart::run(cpus, |member| match member.tid {
         0 => plain.write(member, rounds),
         _ => plain.observe(member, rounds),
-    });
+    })?;
     let observed = Observed::join(&observed);
     Ok(Report::new("pagecross")
         .with("access", name)

@@ -37,14 +37,6 @@ pub fn verdict(wrong: &[Wrong]) -> Vec<String> {
     found.map(|(n, what)| format!("{n} {what}")).collect()
 }
 
-/// Waits for a child; its exit code, if it ended by itself.
-fn wait(child: libc::pid_t) -> Option<i32> {
-    let mut status = 0;
-    // SAFETY: status is a local; child is a child of ours that nobody else waits for.
-    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-    (waited == child && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status))
-}
-
 /// The child of a fork: moves to another CPU, waits for a byte, looks at its snapshot.
 /// Only system calls and memory accesses: the other threads of the parent are gone.
 fn watch_snapshot(memory: &Mapping, pipe: i32, cpu: usize, value: u64) -> ! {
@@ -104,7 +96,7 @@ impl Forks<'_> {
                 libc::close(pipe[1]);
                 libc::close(pipe[0]);
             }
-            match wait(child) {
+            match sys::wait(child) {
                 Some(0) => {}
                 Some(1) => wrong.snapshots += 1,
                 _ => wrong.exits += 1,

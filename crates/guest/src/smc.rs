@@ -1,11 +1,11 @@
 //! Code written by one CPU and executed by another, by the protocol of the SDM (volume 3,
 //! section 9.1.3, cross-modifying code): write, publish, the other side serialises, executes.
 
-use crate::asm;
 use crate::error::Result;
 use crate::report::Report;
 use crate::sys::{Mapping, PAGE};
 use crate::team;
+use crate::{apart, asm};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
@@ -77,14 +77,14 @@ fn call(code: &Mapping, slot: usize) -> u32 {
 pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage("smc", cpus.len());
     let code = Mapping::executable(PAGES)?;
-    let control = Mapping::new(1)?;
+    let control = Mapping::shared(1)?;
     let (published, executed) = (control.u64(0), control.u64(64));
     let threads = cpus.len() as u64;
     for slot in 0..PAGES * SLOTS {
         write_function(&code, slot * 64, 0);
     }
     let begin = Instant::now();
-    let stale = team::run(cpus, |member| {
+    let stale = apart::run(cpus, |member| {
         let mut stale = Stale::default();
         for round in 0..rounds {
             let slot = (round as usize * 67) % (PAGES * SLOTS) * 64;
@@ -105,7 +105,7 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
             member.progress(round + 1);
         }
         stale
-    });
+    })?;
     let done = executed.load(Acquire) / (threads - 1);
     Ok(Report::new("smc")
         .with("cpus", cpus.iter().map(|&c| c as u64).collect::<Vec<u64>>())

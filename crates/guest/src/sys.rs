@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8};
 /// Size of a base page of x86.
 pub const PAGE: usize = 4096;
 
-/// Anonymous private memory, zero-filled, unmapped when dropped. Shared between the threads of
-/// this process; contents are reached through atomics or raw pointers only.
+/// Anonymous memory, zero-filled, unmapped when dropped. Shared between the threads of this process; contents are reached through atomics or raw pointers only.
 pub struct Mapping {
     base: *mut u8,
     len: usize,
@@ -20,19 +19,25 @@ unsafe impl Sync for Mapping {}
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Maps `pages` pages with read and write access.
+    /// Maps `pages` pages with read and write access, copied on write after a fork.
     pub fn new(pages: usize) -> Result<Mapping> {
-        Mapping::with_protection(pages, libc::PROT_READ | libc::PROT_WRITE)
+        Mapping::map(pages, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
     }
 
-    /// Maps `pages` pages that may also be executed.
+    /// Maps `pages` pages that a process shares with those that it forks.
+    pub fn shared(pages: usize) -> Result<Mapping> {
+        Mapping::map(pages, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
+    }
+
+    /// As [`Mapping::shared`]; the pages may also be executed.
     pub fn executable(pages: usize) -> Result<Mapping> {
-        Mapping::with_protection(pages, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
+        let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        Mapping::map(pages, protection, libc::MAP_SHARED)
     }
 
-    fn with_protection(pages: usize, protection: i32) -> Result<Mapping> {
+    fn map(pages: usize, protection: i32, sharing: i32) -> Result<Mapping> {
         let len = pages * PAGE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let flags = sharing | libc::MAP_ANONYMOUS;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
         if base == libc::MAP_FAILED {
@@ -89,7 +94,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `with_protection`; no borrow outlives `self`. Checks
+        // SAFETY: the range was mapped by `map`; no borrow outlives `self`. Checks
         // that replace single pages of it leave nothing else inside the range.
         unsafe { libc::munmap(self.base.cast(), self.len) };
     }
@@ -107,7 +112,12 @@ fn cpu_set(cpus: &[usize]) -> libc::cpu_set_t {
 
 /// Binds the calling thread to `cpu`; when it returns, the thread runs there.
 pub fn pin(cpu: usize) -> Result<()> {
-    let set = cpu_set(&[cpu]);
+    pin_to(&[cpu])
+}
+
+/// Binds the calling thread to `cpus`.
+pub fn pin_to(cpus: &[usize]) -> Result<()> {
+    let set = cpu_set(cpus);
     // SAFETY: the set is a local of the size given.
     let rc = unsafe { libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set) };
     if rc != 0 {
@@ -129,6 +139,14 @@ pub fn allowed_cpus() -> Result<Vec<usize>> {
     Ok(cpus
         .filter(|&c| unsafe { libc::CPU_ISSET(c, &set) })
         .collect())
+}
+
+/// Waits for a child; its exit code, if it ended by itself.
+pub fn wait(child: libc::pid_t) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: status is a local; child is a child of ours that nobody else waits for.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    (waited == child && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status))
 }
 
 /// The CPU that the calling thread runs on.

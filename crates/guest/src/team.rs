@@ -2,34 +2,36 @@
 
 use crate::asm;
 use crate::error::Error;
-use crate::sys;
+use crate::sys::{self, Mapping, PAGE};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-/// One page for each thread's progress, so that reporting it makes no page move between nodes.
-#[repr(align(4096))]
-struct Slot(AtomicU64);
-
 const SLOTS: usize = 64;
-static PROGRESS: [Slot; SLOTS] = [const { Slot(AtomicU64::new(0)) }; SLOTS];
 static STAGE: Mutex<(String, usize)> = Mutex::new((String::new(), 0));
+
+/// One page for each member's progress, so that reporting it makes no page move between nodes; the same for members that
+/// are processes.
+fn progress_of(tid: usize) -> &'static AtomicU64 {
+    static PAGES: OnceLock<Mapping> = OnceLock::new();
+    let pages =
+        PAGES.get_or_init(|| Mapping::shared(SLOTS).unwrap_or_else(|error| give_up(&error)));
+    pages.u64(tid % SLOTS * PAGE)
+}
 
 /// Names what runs now (for the watchdog) and clears the progress of its `threads`.
 pub fn enter_stage(name: &str, threads: usize) {
     if let Ok(mut stage) = STAGE.lock() {
         *stage = (name.to_string(), threads.min(SLOTS));
     }
-    PROGRESS
-        .iter()
-        .for_each(|slot| slot.0.store(0, Ordering::Relaxed));
+    (0..SLOTS).for_each(|tid| progress_of(tid).store(0, Ordering::Relaxed));
 }
 
 /// Where the run stands, for example `clock: rounds done per thread [512, 511]`.
 pub fn standing() -> String {
     let (name, threads) = STAGE.lock().map(|s| s.clone()).unwrap_or_default();
-    let done = PROGRESS.iter().take(threads);
-    let done: Vec<u64> = done.map(|slot| slot.0.load(Ordering::Relaxed)).collect();
+    let done = (0..threads).map(|tid| progress_of(tid).load(Ordering::Relaxed));
+    let done: Vec<u64> = done.collect();
     describe(&name, &done)
 }
 
@@ -64,13 +66,36 @@ const PATIENCE_CYCLES: u64 = 100_000_000;
 
 /// Where threads meet. Everything on one page, so that a crossing moves one page only.
 #[repr(align(4096))]
-struct Barrier {
+pub struct Barrier {
     arrived: AtomicU64,
     generation: AtomicU64,
     members: u64,
     start: AtomicU64,
     margin: AtomicU64,
     late: AtomicU64,
+}
+
+impl Barrier {
+    fn new(members: usize) -> Barrier {
+        Barrier {
+            arrived: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            members: members as u64,
+            start: AtomicU64::new(0),
+            margin: AtomicU64::new(*MARGIN.start()),
+            late: AtomicU64::new(0),
+        }
+    }
+
+    /// A barrier in the first page of `memory`, for processes that share it.
+    pub fn place(memory: &Mapping, members: usize) -> &Barrier {
+        let at = memory.at(0).cast::<Barrier>();
+        // SAFETY: a page, page-aligned, that nobody else uses; the reference lives no longer than the mapping.
+        unsafe {
+            at.write(Barrier::new(members));
+            &*at
+        }
+    }
 }
 
 /// Waits for a time-stamp, unless it has passed.
@@ -92,12 +117,19 @@ pub struct Member<'a> {
     patience: u32,
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    /// Member number `tid` of a team that meets at `barrier`.
+    pub fn new(tid: usize, barrier: &'a Barrier, patience: u32) -> Member<'a> {
+        Member {
+            tid,
+            barrier,
+            patience,
+        }
+    }
+
     /// Tells the watchdog how many rounds this thread has done.
     pub fn progress(&self, rounds: u64) {
-        PROGRESS[self.tid % SLOTS]
-            .0
-            .store(rounds, Ordering::Relaxed);
+        progress_of(self.tid).store(rounds, Ordering::Relaxed);
     }
 
     /// Spins until `done`; gives the CPU away now and then, in case threads share one.
@@ -156,6 +188,11 @@ impl Member<'_> {
     }
 }
 
+/// Rounds between two common starts, so that the threads meet even if one is much faster.
+pub fn together_every(rounds: u64) -> u64 {
+    rounds.div_ceil(32)
+}
+
 /// Whether each thread of a team would have a CPU of its own: only then do they run at once.
 pub fn have_cpu_each(cpus: &[usize]) -> bool {
     let mut distinct = cpus.to_vec();
@@ -164,28 +201,26 @@ pub fn have_cpu_each(cpus: &[usize]) -> bool {
     distinct.len() == cpus.len()
 }
 
+/// How often a member that waits looks before it gives its CPU away. With a CPU each that would only be a detour through
+/// the kernel, whose pages another node may have.
+pub fn patience(cpus: &[usize]) -> u32 {
+    if have_cpu_each(cpus) {
+        1_000_000
+    } else {
+        50
+    }
+}
+
 /// Runs `body` on one thread for each entry of `cpus`, pinned there; results in that order.
 /// All threads are on their CPU before the first one starts.
 pub fn run<R: Send>(cpus: &[usize], body: impl Fn(&Member) -> R + Sync) -> Vec<R> {
-    // With a CPU for each thread, yielding is only a safety net.
-    let patience = if have_cpu_each(cpus) { 20_000 } else { 50 };
-    let barrier = Box::new(Barrier {
-        arrived: AtomicU64::new(0),
-        generation: AtomicU64::new(0),
-        members: cpus.len() as u64,
-        start: AtomicU64::new(0),
-        margin: AtomicU64::new(*MARGIN.start()),
-        late: AtomicU64::new(0),
-    });
+    let patience = patience(cpus);
+    let barrier = Box::new(Barrier::new(cpus.len()));
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for (tid, &cpu) in cpus.iter().enumerate() {
             let (barrier, body) = (&*barrier, &body);
-            let member = Member {
-                tid,
-                barrier,
-                patience,
-            };
+            let member = Member::new(tid, barrier, patience);
             let start = move || {
                 if let Err(error) = sys::pin(cpu) {
                     give_up(&error);

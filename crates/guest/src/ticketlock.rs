@@ -1,6 +1,7 @@
 //! A ticket lock whose protected data lies in another page: mutual exclusion, order of plain
 //! stores before the plain store that releases, and no lost ticket.
 
+use crate::apart;
 use crate::error::Result;
 use crate::report::Report;
 use crate::sys::{Mapping, PAGE};
@@ -48,16 +49,19 @@ pub fn verdict(seen: &[Seen], words: &[u64], acquisitions: u64) -> Vec<String> {
 /// `rounds` acquisitions in all, shared evenly between the threads.
 pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage("ticketlock", cpus.len());
-    let pages = Mapping::new(2)?;
+    let pages = Mapping::shared(2)?;
     let (next, serving) = (pages.u64(0), pages.u64(64));
     let word = |i: usize| pages.u64(PAGE + i * 72);
     let (inside, last_owner) = (pages.u64(PAGE + 1024), pages.u64(PAGE + 1032));
     let each = rounds.div_ceil(cpus.len() as u64);
     let begin = Instant::now();
-    let seen = team::run(cpus, |member| {
+    let seen = apart::run(cpus, |member| {
         let me = member.tid as u64 + 1;
         let mut seen = Seen::default();
         for round in 0..each {
+            if round % team::together_every(each) == 0 {
+                member.start_together();
+            }
             let ticket = next.fetch_add(1, SeqCst);
             member.spin_until(|| serving.load(Acquire) == ticket);
             seen.intruders += u64::from(inside.load(Relaxed) != 0);
@@ -81,7 +85,7 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
             member.progress(round + 1);
         }
         seen
-    });
+    })?;
     let acquisitions = each * cpus.len() as u64;
     let words: Vec<u64> = (0..WORDS).map(|i| word(i).load(SeqCst)).collect();
     Ok(Report::new("ticketlock")
