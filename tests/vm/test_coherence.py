@@ -14,7 +14,7 @@ MACHINE = ("--nodes", "2", "--cpus", "4", "--memory", "512M")
 FEW = max(ROUNDS // 20, 1)
 """Rounds of what needs several system calls, forks or page faults each time."""
 WITHOUT_POOL = max(ROUNDS // 100, 1)
-"""Rounds that a lab machine does in minutes when a hand-over takes tens of milliseconds (docs/design/0008-turns.md)."""
+"""Rounds between threads, whose page tables bounce along with the data, without a pool."""
 
 
 def _script(rounds: int, few: int) -> str:

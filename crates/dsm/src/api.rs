@@ -22,7 +22,23 @@ pub struct Activity {
     pub asleep: bool,
     /// Time since one of them called a thread of another node, for whose answer it may wait.
     pub since_call: Duration,
+    /// They run, but only wait for other nodes, as far as one can see.
+    pub waits: bool,
 }
+
+/// How closely to look at threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// What is known is enough.
+    Glance,
+    /// Find out whether they only wait, which costs them something.
+    Closely,
+    /// Forget what was found out: they do something else now.
+    Anew,
+}
+
+/// Says what threads do now.
+pub type LookAtThreads = Box<dyn Fn(Look) -> Activity + Send + Sync>;
 
 /// Memory that is the same on all nodes: a memfd, the resource file of a shared memory device, a dax device.
 /// Pages of guest memory are mapped onto it one by one, `MAP_SHARED | MAP_FIXED`.

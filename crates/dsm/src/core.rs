@@ -234,7 +234,7 @@ impl Core {
             (&mut chunk.pages[index], None)
         };
         let age_us = self.age_us(record);
-        let turn_us = self.turn_keeps_us(record);
+        let turn_us = self.turn_keeps_us(segment.first + offset, record);
         let holding_us = if self.is_fighting() {
             self.hold_us // who has the turn keeps its pages, so nobody else must
         } else {

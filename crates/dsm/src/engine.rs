@@ -7,7 +7,7 @@ use crate::pool::Pool;
 use crate::room::{RoomEvent, LEAST_PAGES};
 use crate::segment::{Segment, SegmentTable};
 use crate::threads::{self, StopFlag};
-use crate::{Activity, Backing, DsmError, EngineConfig, PageLink, SegmentSpec};
+use crate::{Backing, DsmError, EngineConfig, LookAtThreads, PageLink, SegmentSpec};
 use lev_coherence::{HomePage, HomeState, NodeState, Sharers};
 use lev_uffd::{Memory, Uffd};
 use lev_wire::{NodeId, PageNumber};
@@ -209,8 +209,14 @@ impl Engine {
 
     /// Lets the engine take turns with other nodes when they fight over many pages and there is no pool; `activity` says
     /// what this node's threads do. The first call counts.
-    pub fn take_turns(&self, activity: Box<dyn Fn() -> Activity + Send + Sync>) {
+    pub fn take_turns(&self, activity: LookAtThreads) {
         let _ = self.core.gate.activity.set(activity);
+    }
+
+    /// This node has lately had to take turns: each time that it starts to use other pages costs it a turn.
+    #[must_use]
+    pub fn is_fighting(&self) -> bool {
+        self.core.is_fighting()
     }
 
     /// Ends the threads and gives up all memory, which wakes everybody who waits for a page: they go on with

@@ -4,9 +4,9 @@
 use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::frames::Frame;
 use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
-use crate::siege::Sieges;
+use crate::siege::{Sieges, Sight};
 use crate::turns::{Effects, Turns, Word};
-use crate::Activity;
+use crate::{Activity, Look, LookAtThreads};
 use lev_coherence::{Access, NodeState};
 use lev_wire::{NodeId, PageNumber};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -18,6 +18,9 @@ const QUANTUM: u64 = 256;
 /// Bounds of it, microseconds.
 const SHORTEST_US: u64 = 1_000;
 const LONGEST_US: u64 = 200_000;
+/// Threads that missed no page for so many times of fetching one, or for so many microseconds, have what they need.
+const QUIET: u64 = 4;
+const QUIET_US: u64 = 2_000;
 /// The fight is over when this node has not needed a turn for so long, microseconds.
 const PEACE_US: u64 = 1_000_000;
 
@@ -25,11 +28,12 @@ const PEACE_US: u64 = 1_000_000;
 const IN_THE_DARK: Activity = Activity {
     asleep: false,
     since_call: Duration::MAX,
+    waits: false,
 };
 
 /// See the module.
 pub(crate) struct Gate {
-    pub(crate) activity: OnceLock<Box<dyn Fn() -> Activity + Send + Sync>>,
+    pub(crate) activity: OnceLock<LookAtThreads>,
     turns: Mutex<Turns>,
     sieges: Mutex<Sieges>,
     /// This node has the turn, and another one waits for it, since and until then; microseconds since start; 0: no.
@@ -37,6 +41,8 @@ pub(crate) struct Gate {
     until_us: AtomicU64,
     /// When a page was last fought over; 0: never.
     fought_us: AtomicU64,
+    /// When a thread last missed a page; microseconds since start.
+    missed_us: AtomicU64,
     /// The timer's thread must call [`Core::go_on`].
     go: AtomicBool,
 }
@@ -50,6 +56,7 @@ impl Gate {
             since_us: AtomicU64::new(0),
             until_us: AtomicU64::new(0),
             fought_us: AtomicU64::new(0),
+            missed_us: AtomicU64::new(0),
             go: AtomicBool::new(false),
         }
     }
@@ -58,11 +65,23 @@ impl Gate {
 impl Core {
     /// Nobody on this node works on what it holds.
     fn is_idle(&self) -> bool {
-        self.activity().asleep
+        let activity = self.gate.activity.get();
+        activity.is_some_and(|now| now(Look::Glance).asleep)
     }
 
-    fn activity(&self) -> Activity {
-        self.gate.activity.get().map_or(IN_THE_DARK, |now| now())
+    /// What this node's threads do. That they only wait for others can be seen as long as they miss no page.
+    fn activity(&self, now_us: u64, contested: bool) -> Activity {
+        let fetching_us = QUIET_US.max(QUIET * u64::from(self.fetch_time.get()));
+        let is_quiet = now_us.saturating_sub(self.gate.missed_us.load(Relaxed)) > fetching_us;
+        let look = if contested && is_quiet {
+            Look::Closely
+        } else {
+            Look::Anew
+        };
+        self.gate
+            .activity
+            .get()
+            .map_or(IN_THE_DARK, |now| now(look))
     }
 
     /// Turns need somebody who says when this node has nothing to do, and the pool is better.
@@ -90,8 +109,8 @@ impl Core {
         left
     }
 
-    /// How long this node's turn keeps the page: what it was granted in this turn, and may write.
-    pub(crate) fn turn_keeps_us(&self, record: &PageRecord) -> u64 {
+    /// How long this node's turn keeps the page: one of its set, granted in this turn, that it may write.
+    pub(crate) fn turn_keeps_us(&self, page: PageNumber, record: &PageRecord) -> u64 {
         if record.node.state != NodeState::Exclusive || record.granted_us == 0 {
             return 0;
         }
@@ -101,7 +120,7 @@ impl Core {
                 let since = self.gate.since_us.load(Relaxed);
                 let age = u64::from(self.now_us().wrapping_sub(record.granted_us));
                 let granted = self.micros().saturating_sub(age);
-                if granted >= since {
+                if granted >= since && self.turns().is_in_set(page) {
                     left
                 } else {
                     0
@@ -116,17 +135,23 @@ impl Core {
             return Some(access);
         }
         let now = self.micros();
+        self.gate.missed_us.store(now, Relaxed);
         let fighting = self.is_fighting();
-        let lost = self
+        let sight = self
             .gate
             .sieges
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .note(thread, page, now, fighting);
         let mut turns = self.turns();
-        let fought = lost || (fighting && turns.is_in_set(page));
-        if !fought {
-            return Some(access);
+        match sight {
+            Sight::Lost => {}
+            Sight::Quiet if fighting && turns.is_in_set(page) => {}
+            Sight::Quiet => return Some(access),
+            Sight::Alone => {
+                turns.forget(page);
+                return Some(access);
+            }
         }
         // Others write it: so will this node, and reading first would cost another round.
         let access = Access::Write;
@@ -188,7 +213,8 @@ impl Core {
     /// Sends what came out of an event, under the lock, so that nothing overtakes it; sets the next alarm.
     fn carry_out(&self, turns: &mut Turns, effects: &mut Effects) {
         let now = self.micros();
-        let next = turns.tick(now, self.quantum_us(), self.activity(), effects);
+        let activity = self.activity(now, turns.contested_us().is_some());
+        let next = turns.tick(now, self.quantum_us(), activity, effects);
         let (since, until) = turns.contested_us().unwrap_or_default();
         self.gate.since_us.store(since, Relaxed);
         self.gate.until_us.store(until, Relaxed);

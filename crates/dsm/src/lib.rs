@@ -33,7 +33,9 @@ mod stats;
 pub mod threads;
 mod turns;
 
-pub use api::{Activity, Backing, EngineConfig, PageLink, PoolMapping, SegmentSpec};
+pub use api::{
+    Activity, Backing, EngineConfig, Look, LookAtThreads, PageLink, PoolMapping, SegmentSpec,
+};
 pub use counters::{Counters, HotPage, LATENCY_BUCKETS};
 pub use engine::Engine;
 pub use error::DsmError;

@@ -12,16 +12,35 @@ const MANY: usize = 5;
 const AGAIN: u8 = 2;
 /// Pages remembered for a thread.
 const REMEMBERED: usize = 256;
+/// A thread that comes back to a page so often more without than with others in between uses it: nobody keeps anything from
+/// it.
+const ALONE: u8 = 2;
+/// So many other pages in between are still few.
+const FEW: usize = 3;
+/// It is not counted further than this.
+const ALONE_COUNTED: u8 = 8;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
 const RECENT_US: u64 = 3_000_000;
 /// Threads remembered; beyond that all are forgotten at once (threads come and go).
 const THREADS: usize = 1024;
 
-/// A page, when it was asked for, and how often the thread came back to it after others.
+/// A page, when it was asked for, how often the thread came back to it after others, and how often more without.
 struct Visit {
     page: PageNumber,
     at_us: u64,
     returns: u8,
+    alone: u8,
+}
+
+/// What a fault looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// The thread keeps losing this page and others with it.
+    Lost,
+    /// This page bounces, and no other one.
+    Alone,
+    /// Neither.
+    Quiet,
 }
 
 /// The pages that threads asked for last, latest first.
@@ -31,41 +50,48 @@ pub(crate) struct Sieges {
 }
 
 impl Sieges {
-    /// `thread` has to ask for `page`. `true`: it keeps losing this page and others with it. `fighting`: turns are being
-    /// taken already, so that one return is enough.
+    /// `thread` has to ask for `page`. `fighting`: turns are being taken already, so that one return is enough.
     pub(crate) fn note(
         &mut self,
         thread: u32,
         page: PageNumber,
         now_us: u64,
         fighting: bool,
-    ) -> bool {
+    ) -> Sight {
         if self.threads.len() >= THREADS {
             self.threads.clear();
         }
         let visits = self.threads.entry(thread).or_default();
         let recent = |visit: &Visit| now_us.saturating_sub(visit.at_us) < RECENT_US;
-        let returns = match visits.iter().position(|visit| visit.page == page) {
-            Some(at) => {
-                let old = visits.remove(at);
-                match (recent(&old), at) {
-                    (false, _) => 0,
-                    (true, 0) => old.returns,
-                    (true, _) => old.returns.saturating_add(1),
-                }
-            }
-            None => 0,
-        };
-        visits.truncate(REMEMBERED - 1);
-        let visit = Visit {
+        let mut visit = Visit {
             page,
             at_us: now_us,
-            returns,
+            returns: 0,
+            alone: 0,
         };
+        if let Some(at) = visits.iter().position(|visit| visit.page == page) {
+            let old = visits.remove(at);
+            if recent(&old) {
+                visit.returns = old.returns.saturating_add(u8::from(at > 0));
+                visit.alone = match at {
+                    0..=FEW => (old.alone + 1).min(ALONE_COUNTED),
+                    _ => old.alone.saturating_sub(1),
+                };
+            }
+        }
+        let (returns, alone) = (visit.returns, visit.alone);
+        visits.truncate(REMEMBERED - 1);
         visits.insert(0, visit);
+        if alone >= ALONE {
+            return Sight::Alone;
+        }
         let lost = |visit: &&Visit| visit.returns >= AGAIN && recent(visit);
-        (fighting && returns > 0)
-            || (returns >= AGAIN && visits.iter().filter(lost).count() >= MANY)
+        let besieged = || returns >= AGAIN && visits.iter().filter(lost).count() >= MANY;
+        if (fighting && returns > 0) || besieged() {
+            Sight::Lost
+        } else {
+            Sight::Quiet
+        }
     }
 }
 
@@ -78,7 +104,7 @@ mod tests {
         let mut sieges = Sieges::default();
         let mut last = false;
         for visit in 0..pages * rounds {
-            last = sieges.note(7, visit % pages, visit * 100, false);
+            last = sieges.note(7, visit % pages, visit * 100, false) == Sight::Lost;
         }
         last
     }
@@ -95,16 +121,53 @@ mod tests {
     }
 
     #[test]
+    fn a_few_pages_that_bounce_alone_stay_so_between_storms() {
+        let mut sieges = Sieges::default();
+        let mut now = 0;
+        let mut ask = |page, fighting| {
+            now += 100;
+            sieges.note(7, page, now, fighting)
+        };
+        for _ in 0..10 {
+            for page in 0..=FEW as u64 {
+                ask(page, true);
+            }
+        }
+        assert_eq!(ask(0, true), Sight::Alone);
+        // The kernel comes in between now and then.
+        for round in 0..20 {
+            for page in 100..130 {
+                assert_ne!(ask(page, true), Sight::Alone, "round {round}");
+            }
+            assert_eq!(ask(0, true), Sight::Alone, "round {round}");
+            ask(0, true);
+            ask(0, true);
+        }
+        // Always with all the others: no longer alone.
+        for _ in 0..ALONE_COUNTED {
+            for page in 100..130 {
+                ask(page, true);
+            }
+            ask(0, true);
+        }
+        for page in 100..130 {
+            ask(page, true);
+        }
+        assert_eq!(ask(0, true), Sight::Lost);
+    }
+
+    #[test]
     fn what_runs_through_memory_is_none() {
         let mut sieges = Sieges::default();
-        assert!(!(0..10_000).any(|page| sieges.note(7, page, page * 50, true)));
+        assert!((0..10_000).all(|page| sieges.note(7, page, page * 50, true) == Sight::Quiet));
     }
 
     #[test]
     fn late_returns_do_not_count() {
         let mut sieges = Sieges::default();
         for round in 0..10 {
-            assert!(!(0..10).any(|page| sieges.note(7, page, round * 2 * RECENT_US, false)));
+            let quiet = |page| sieges.note(7, page, round * 2 * RECENT_US, false) == Sight::Quiet;
+            assert!((0..10).all(quiet));
         }
     }
 }

@@ -23,7 +23,7 @@ const GRACE_US: u64 = 2_000;
 /// Pages of the set that a node asks for at the beginning of its turn.
 const SET: usize = 160;
 /// A page stays in the set for so many turns after a thread faulted on it.
-const FRESH: u8 = 4;
+const FRESH: u8 = 16;
 
 /// What nodes say to each other about turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,11 @@ impl Turns {
         self.set.iter().any(|wanted| wanted.page == page)
     }
 
+    /// The page bounces, but not with others: it needs no turn.
+    pub(crate) fn forget(&mut self, page: PageNumber) {
+        self.set.retain(|wanted| wanted.page != page);
+    }
+
     /// A thread needs a page that is fought over. `true`: ask for it now; `false`: it waits for the turn.
     pub(crate) fn admit(
         &mut self,
@@ -247,7 +252,7 @@ impl Turns {
                 until_us,
                 recalled: true,
                 ..
-            } if until_us <= now_us || activity.asleep => {
+            } if until_us <= now_us || activity.asleep || activity.waits => {
                 self.finish(now_us, quantum_us, effects);
             }
             State::Asked { since_us } if since_us + PATIENCE_US <= now_us => {

@@ -13,6 +13,8 @@ struct World {
     flying: VecDeque<(u64, NodeId, NodeId, Word)>,
     alarms: Vec<Option<u64>>,
     idle: Vec<bool>,
+    /// Nodes that only wait for others, awake.
+    spins: Vec<bool>,
     called_us: Vec<u64>,
     /// Nodes that neither hear nor say anything.
     lost: Vec<bool>,
@@ -30,6 +32,7 @@ impl World {
             flying: VecDeque::new(),
             alarms: vec![None; count.into()],
             idle: vec![false; count.into()],
+            spins: vec![false; count.into()],
             called_us: vec![0; count.into()],
             lost: vec![false; count.into()],
             waiting: HashMap::new(),
@@ -43,6 +46,7 @@ impl World {
         let activity = Activity {
             asleep: self.idle[node],
             since_call: Duration::from_micros(now - self.called_us[node]),
+            waits: self.spins[node],
         };
         self.alarms[node] = self.nodes[node].tick(now, QUANTUM_US, activity, &mut effects);
         for (to, word) in effects.send {
@@ -175,6 +179,29 @@ fn a_node_with_nothing_to_do_gives_its_turn_up() {
     world.run(LOOK_US + 2 * DELAY_US);
     assert!(world.waiting.is_empty());
     assert!(world.longest_wait_us < 2 * LOOK_US);
+}
+
+#[test]
+fn a_node_that_only_waits_gives_its_turn_up() {
+    let mut world = World::new(2);
+    assert!(world.fault(0, 1));
+    world.spins[0] = true;
+    world.run(QUANTUM_US / 2);
+    assert!(world.nodes[0].is_mine(), "nobody else wants it");
+    assert!(!world.fault(1, 1));
+    world.run(LOOK_US + 4 * DELAY_US);
+    assert!(world.waiting.is_empty());
+}
+
+#[test]
+fn a_page_that_bounces_alone_leaves_the_set() {
+    let mut turns = Turns::new(NodeId::HEAD);
+    let mut effects = Effects::default();
+    for page in [5, 6] {
+        assert!(turns.admit(page, Access::Write, 1, QUANTUM_US, &mut effects));
+    }
+    turns.forget(5);
+    assert!(!turns.is_in_set(5) && turns.is_in_set(6));
 }
 
 #[test]

@@ -235,9 +235,10 @@ fn nodes_that_need_the_same_two_pages_both_progress_with_homes_elsewhere() {
 fn siege(pages: u64, rounds: u64) -> u64 {
     let cluster = Cluster::start(Shape::new(2, pages));
     for node in &cluster.nodes {
-        node.engine.take_turns(Box::new(|| Activity {
+        node.engine.take_turns(Box::new(|_| Activity {
             asleep: false,
             since_call: Duration::MAX,
+            waits: false,
         }));
     }
     cluster.run(

@@ -1,6 +1,7 @@
 //! One vCPU that runs on this node: its descriptor, its local APIC, what others have posted to it, where its thread is.
 
 use crate::kick;
+use crate::loiter::Loiter;
 use crate::stats::{bump, Stats};
 use lev_apic::{Accepted, ApicView, Interrupt, LocalApic};
 use lev_kvmabi::run_page::RunPage;
@@ -69,6 +70,10 @@ pub struct Vcpu {
     thread: AtomicI32,
     /// It waits for an interrupt: nothing that it holds is of use now.
     pub(crate) asleep: AtomicBool,
+    /// Whether it only waits for another CPU.
+    pub(crate) loiter: Loiter,
+    /// When its timer last interrupted it, nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) ticked_ns: AtomicU64,
     /// What the kernel last said about injection; false after anything that may have changed it.
     pub(crate) ready: AtomicBool,
     /// Number of the caller's run that shall end (see `run_loop::Caller::Remote`).
@@ -106,6 +111,8 @@ impl Vcpu {
             place: AtomicU32::new(OUTSIDE),
             thread: AtomicI32::new(0),
             asleep: AtomicBool::new(false),
+            loiter: Loiter::default(),
+            ticked_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             cancelled_run: AtomicU64::new(0),
             clock: AtomicU64::new(0),

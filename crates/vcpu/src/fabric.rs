@@ -63,6 +63,8 @@ pub struct Fabric {
     link: OnceLock<Box<dyn InterruptLink>>,
     /// When a vCPU of this node last sent an interrupt to one of another node; 0: never.
     called_ns: AtomicU64,
+    /// Whether interrupts of the timer are dear now.
+    dear_ticks: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     /// The guest's time-stamp counter.
     pub clock: GuestClock,
 }
@@ -84,6 +86,7 @@ impl Fabric {
             doorbells: RwLock::new(Vec::new()),
             link: OnceLock::new(),
             called_ns: AtomicU64::new(0),
+            dear_ticks: OnceLock::new(),
             clock: GuestClock::default(),
         }
     }
@@ -126,6 +129,36 @@ impl Fabric {
     pub fn is_asleep(&self) -> bool {
         self.all_local()
             .all(|vcpu| vcpu.asleep.load(Ordering::Relaxed))
+    }
+
+    /// Whether no vCPU of this node does anything but wait for other CPUs, as far as was seen.
+    #[must_use]
+    pub fn only_waits(&self) -> bool {
+        self.all_local()
+            .all(|vcpu| vcpu.asleep.load(Ordering::Relaxed) || vcpu.loiter.seems_to_wait())
+    }
+
+    /// Looks where this node's vCPUs are, for [`Self::only_waits`]; each is taken out of the guest for it.
+    pub fn look(&self) {
+        for vcpu in self.all_local() {
+            if !vcpu.asleep.load(Ordering::Relaxed) && vcpu.loiter.ask() {
+                vcpu.kick();
+            }
+        }
+    }
+
+    /// What was seen of this node's vCPUs says nothing any more.
+    pub fn look_anew(&self) {
+        self.all_local().for_each(|vcpu| vcpu.loiter.reset());
+    }
+
+    /// Lets timers of running vCPUs interrupt them rarely while `dear` says so. The first call counts.
+    pub fn spare_ticks(&self, dear: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.dear_ticks.set(dear);
+    }
+
+    pub(crate) fn are_ticks_dear(&self) -> bool {
+        self.dear_ticks.get().is_some_and(|dear| dear())
     }
 
     /// Time since a vCPU of this node sent an interrupt to one of another node, for whose answer it may wait; at the

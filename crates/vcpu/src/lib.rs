@@ -13,6 +13,7 @@ pub mod clock;
 pub mod fabric;
 pub mod guest_clock;
 pub mod kick;
+mod loiter;
 pub mod reset;
 pub mod run_loop;
 pub mod stats;

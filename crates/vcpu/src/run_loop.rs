@@ -17,6 +17,9 @@ use std::sync::atomic::Ordering;
 
 const APIC_PAGE_MASK: u64 = !0xfff;
 
+/// Time between two interrupts of the timer where they are dear.
+const TICKS_APART_NS: u64 = 500_000_000;
+
 /// Who asked for this run, and how it takes it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -128,9 +131,14 @@ impl Runner {
         if events != 0 {
             take(vcpu, fabric, events)?;
         }
+        if vcpu.loiter.is_wanted() {
+            vcpu.loiter.note(instruction_pointer(vcpu)?);
+        }
         let now = monotonic_ns();
+        let earliest = earliest_tick(vcpu, fabric);
         let mut apic = vcpu.apic();
-        if apic.timer_poll(now) {
+        if now >= earliest && apic.timer_poll(now) {
+            vcpu.ticked_ns.store(now, Ordering::Relaxed);
             bump(&vcpu.stats.timer);
         }
         let wakes = apic.next_interrupt().is_some();
@@ -162,7 +170,8 @@ impl Runner {
             let apic = vcpu.apic();
             (apic.timer_deadline(), apic.cr8())
         };
-        self.timer.set(deadline);
+        self.timer
+            .set(deadline.map(|at| at.max(earliest_tick(vcpu, fabric))));
         vcpu.page.set_cr8(u64::from(cr8));
         let clock = vcpu.clock.load(Ordering::SeqCst);
         if !vcpu.enter_guest(clock, || fabric.clock.number()) {
@@ -195,6 +204,22 @@ impl Runner {
             }
         }
     }
+}
+
+fn instruction_pointer(vcpu: &Vcpu) -> io::Result<u64> {
+    let mut regs = k::kvm_regs::default();
+    // SAFETY: KVM_GET_REGS fills a kvm_regs.
+    unsafe { os::ioctl_with(vcpu.fd, ioctl::GET_REGS, &mut regs)? };
+    Ok(regs.rip)
+}
+
+/// Before this time its timer does not interrupt a vCPU that runs. Where nodes take turns, each interrupt makes a program that
+/// needs few pages need all those of the kernel; Linux makes up for late ticks by the clock.
+fn earliest_tick(vcpu: &Vcpu, fabric: &Fabric) -> u64 {
+    if vcpu.mp_state() != MpState::Runnable || !fabric.are_ticks_dear() {
+        return 0;
+    }
+    vcpu.ticked_ns.load(Ordering::Relaxed) + TICKS_APART_NS
 }
 
 enum Entry {
@@ -286,6 +311,7 @@ fn inject(vcpu: &Vcpu, window_for_caller: bool) -> io::Result<()> {
 fn handle(vcpu: &Vcpu, fabric: &Fabric, window_for_caller: bool) -> Next {
     let reason = vcpu.page.exit_reason();
     vcpu.stats.exit(reason);
+    vcpu.loiter.reset();
     let base = vcpu.page.apic_base();
     if base != vcpu.apic().base() {
         let effects = vcpu.apic().set_base(base);
@@ -443,4 +469,26 @@ fn apply(vcpu: &Vcpu, fabric: &Fabric, effects: &Effects) -> Next {
         }
     }
     Next::Again
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lev_kvmabi::run_page::RunPage;
+    use lev_wire::NodeId;
+
+    #[test]
+    fn ticks_are_put_off_only_where_they_are_dear_and_the_vcpu_runs() {
+        let mut memory = vec![0u64; 512];
+        // SAFETY: the memory outlives the vCPU.
+        let page = unsafe { RunPage::new(memory.as_mut_ptr().cast(), 4096) };
+        let vcpu = Vcpu::new(0, -1, page);
+        vcpu.ticked_ns.store(7, Ordering::Relaxed);
+        let fabric = Fabric::new(NodeId::HEAD, vec![NodeId::HEAD]);
+        assert_eq!(earliest_tick(&vcpu, &fabric), 0);
+        fabric.spare_ticks(Box::new(|| true));
+        assert_eq!(earliest_tick(&vcpu, &fabric), 7 + TICKS_APART_NS);
+        vcpu.move_to(MpState::Halted);
+        assert_eq!(earliest_tick(&vcpu, &fabric), 0);
+    }
 }
