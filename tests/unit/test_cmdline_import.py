@@ -123,11 +123,18 @@ def test_seed_disk_creation_holds_one_qemu() -> None:
     assert "`vncviewer` shows the screen" in notes(imported)
 
 
-@pytest.mark.parametrize("name", ["host-kernel.txt", "kernel-build.txt"])
-def test_seed_files_without_qemu_say_so(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "first", "hint"),
+    [
+        ("host-kernel.txt", "`make` builds something", "leave all of it out: a giant VM runs on the installed kernel"),
+        ("kernel-build.txt", "`make` builds a guest's kernel", "run lev kernel build TREE --arch arm64 --cxl"),
+    ],
+)
+def test_seed_files_without_qemu_say_what_to_do_instead(name: str, first: str, hint: str) -> None:
     with pytest.raises(UsageError, match=f"{name} has no QEMU command") as raised:
         seed(name)
-    assert "`make` builds something" in raised.value.message
+    assert first in raised.value.message
+    assert (raised.value.hint or "").startswith(hint)
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "cxl").glob("*.args")), ids=lambda path: path.name)

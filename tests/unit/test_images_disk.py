@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from leviathan.cli import app as cli
 from leviathan.errors import UsageError
-from leviathan.images import disk
+from leviathan.images.apt import host_architecture
 from leviathan.images.disk import DiskError, Install, create, install
+from leviathan.images.disklayout import LABEL, LAYOUTS, make_efi, partition
 from leviathan.model.sizes import GIB, MIB
 from leviathan.vm.progress import Progress
 
@@ -50,7 +52,7 @@ def test_qcow2_without_qemu_img_names_the_package(tmp_path: Path, monkeypatch: p
 def test_the_partition_boots_and_holds_a_file_system(tmp_path: Path) -> None:
     path = tmp_path / "d.raw"
     create(path, 64 * MIB)
-    disk._partition(path, 64 * MIB)
+    partition(path, 64 * MIB, LAYOUTS["amd64"])
     with path.open("rb") as file:
         sector = file.read(512)
         file.seek(MIB)
@@ -60,7 +62,7 @@ def test_the_partition_boots_and_holds_a_file_system(tmp_path: Path) -> None:
     first, count = struct.unpack_from("<II", sector, 454)
     assert (active, kind, first, first + count) == (0x80, 0x83, 2048, 64 * MIB // 512)
     shown = subprocess.run(["dumpe2fs", "-h", tmp_path / "part"], capture_output=True, text=True, check=True).stdout
-    assert disk.LABEL in shown
+    assert LABEL in shown
     assert "metadata_csum_seed" not in shown
     assert "orphan_file" not in shown
 
@@ -71,6 +73,8 @@ def test_the_partition_boots_and_holds_a_file_system(tmp_path: Path) -> None:
         (["10X"], "SIZE: '10X' is not a size"),
         (["1G", "--format", "vhd"], "--format vhd: known are raw, qcow2"),
         (["1G", "--package", "vim"], "--package goes with --install"),
+        (["1G", "--arch", "arm64"], "--arch goes with --install"),
+        (["1G", "--install", "bookworm", "--arch", "m68k"], "--arch m68k: known are amd64, arm64"),
         (["100M", "--install", "bookworm"], "100M is too small for a system"),
         (["1G", "--install", "Book worm"], "--install Book worm: not the name of a suite"),
         (["1G", "--install", "bookworm", "--hostname", "a b"], "--hostname a b"),
@@ -86,3 +90,50 @@ def test_wrong_words_are_named_and_leave_nothing(tmp_path: Path, words: list[str
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         create(tmp_path / "none/d.raw", GIB)
+
+
+@pytest.mark.skipif(shutil.which("mke2fs") is None, reason="needs e2fsprogs")
+def test_a_disk_for_uefi_has_its_partition_in_front_of_the_root(tmp_path: Path) -> None:
+    path = tmp_path / "d.raw"
+    create(path, 128 * MIB)
+    partition(path, 128 * MIB, LAYOUTS["arm64"])
+    sector = path.read_bytes()[:512]
+    kinds = [sector[450 + 16 * index] for index in range(4)]
+    (root, size), (efi, room) = (struct.unpack_from("<II", sector, 454 + 16 * index) for index in range(2))
+    assert kinds == [0x83, 0xEF, 0, 0]
+    assert (efi, efi + room, root, root + size) == (2048, root, (1 + 64) * 2048, 128 * 2048)
+
+
+@pytest.mark.skipif(shutil.which("mformat") is None, reason="needs mtools")
+def test_firmware_finds_the_loader_by_its_name(tmp_path: Path) -> None:
+    disk, archive, loader = tmp_path / "d.raw", tmp_path / "root.tar", tmp_path / "grub"
+    create(disk, 128 * MIB)
+    loader.write_bytes(b"loader" * 1000)
+    with tarfile.open(archive, "w") as tar:
+        tar.add(loader, "./usr/lib/grub/arm64-efi/monolithic/grubaa64.efi")
+    make_efi(disk, archive, "arm64")
+    read = ["mtype", "-i", f"{disk}@@{MIB}"]
+    assert subprocess.check_output([*read, "::/EFI/BOOT/BOOTAA64.EFI"]) == loader.read_bytes()
+    config = subprocess.check_output([*read, "::/EFI/debian/grub.cfg"], text=True)
+    assert f"root=LABEL={LABEL} console=tty0 console=ttyAMA0,115200" in config
+
+
+@pytest.mark.skipif(shutil.which("mformat") is None, reason="needs mtools")
+def test_a_system_without_the_loader_is_named(tmp_path: Path) -> None:
+    disk, archive = tmp_path / "d.raw", tmp_path / "root.tar"
+    create(disk, 128 * MIB)
+    tarfile.open(archive, "w").close()
+    with pytest.raises(DiskError, match="the system has no ./usr/lib/grub/arm64-efi"):
+        make_efi(disk, archive, "arm64")
+
+
+def test_programs_of_this_machine_run_and_those_of_no_machine_do_not() -> None:
+    from leviathan.images import foreign
+
+    assert foreign.runs(host_architecture())
+    number, code = foreign.EXITS["amd64"]
+    foreign.EXITS["none"] = (number ^ 0x7FFF, code)
+    try:
+        assert not foreign.runs("none")
+    finally:
+        del foreign.EXITS["none"]

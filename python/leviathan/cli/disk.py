@@ -35,6 +35,9 @@ def create(
     package: Annotated[
         list[str] | None, typer.Option("--package", metavar="NAME", help="With --install: one more. Repeatable.")
     ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="amd64|arm64", help="With --install: of the guest.")
+    ] = None,
     hostname: Annotated[str, typer.Option("--hostname", metavar="NAME", help="With --install.")] = "debian",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
@@ -55,10 +58,12 @@ def create(
     if suite is None:
         if package:
             raise UsageError("--package goes with --install")
+        if arch:
+            raise UsageError("--arch goes with --install: an empty disk suits any guest")
         disks.create(file, length, kind)
         return
     if not hostname.replace("-", "").isalnum():
         raise UsageError(f"--hostname {hostname}: letters, digits and hyphens")
-    order = disks.Install(suite, hostname, tuple(package or ()))
+    order = disks.Install(suite, hostname, tuple(package or ()), arch or "amd64")
     with stop_signals():
         disks.install(file, length, order, Progress(None if quiet else sys.stderr), kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,49 @@ def get(
         print(json.dumps({"kind": found.kind, "version": found.version, "path": str(found.path)}))
     else:
         print(found.path)
+
+
+@app.command()
+def initramfs(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; gzip if the name ends so.")],
+    kernel: Annotated[
+        Path | None, typer.Option("--kernel", metavar="K", help="Of which kernel the drivers are; default: Debian's.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="amd64|arm64", help="Of the guest; default: this machine's.")
+    ] = None,
+    cxl: Annotated[bool, typer.Option("--cxl", help="With CXL's drivers, and cxl, ndctl, daxctl and numactl.")] = False,
+    add: Annotated[
+        Path | None, typer.Option("--add", metavar="DIR", help="Put the files of DIR into the guest's root.")
+    ] = None,
+) -> None:
+    """Write the initramfs of our guests into a file, for a QEMU that you start yourself: a root shell on its console.
+
+    Drivers and tools go with one kernel: its path is printed, for -kernel.
+    """
+    import gzip
+
+    from leviathan.errors import UsageError
+    from leviathan.images.suite import QEMU, host_architecture
+    from leviathan.model import Cxl, Machine
+    from leviathan.vm.prepare import Work, guest_kernel
+    from leviathan.vm.prepare import initramfs as build
+    from leviathan.vm.progress import Progress
+
+    arch = arch or host_architecture()
+    if arch not in QEMU:
+        raise UsageError(f"--arch {arch}: known are {', '.join(QEMU)}")
+    machine = Machine(
+        arch="aarch64" if arch == "arm64" else "x86_64", nodes=0, kernel=kernel, add=add, cxl=Cxl() if cxl else None
+    )
+    progress = Progress(sys.stderr)
+    found = guest_kernel(machine, None, progress)
+    image = build(machine, Work(), found, progress)
+    try:
+        file.write_bytes(gzip.compress(image, 6, mtime=0) if file.suffix == ".gz" else image)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+    print(found.vmlinuz)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leviathan.cmdline.chores import advice, remark
 from leviathan.cmdline.describe import Imported, describe
 from leviathan.cmdline.giant import agree
 from leviathan.cmdline.notes import Note
@@ -17,13 +18,6 @@ __all__ = ["Source", "files_in", "from_text", "import_sources"]
 
 TEXT_LIMIT = 1 << 20
 """A file that is larger is no list of arguments."""
-
-OTHERS = {
-    "qemu-img": "makes or converts an image: run it as it is",
-    "vncviewer": "shows the screen: run it as it is, once the machine runs",
-    "make": "builds something: run it as it is (a giant VM needs no kernel of its own on its hosts)",
-    "git": "fetches sources: run it as it is (a giant VM needs no kernel or QEMU of its own)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +50,18 @@ def from_text(text: str, name: str) -> list[Source]:
     """The QEMU commands of a text; raises ``UsageError`` if there is none."""
     commands = split_commands(text, name, awaits_value=awaits_value)
     qemu = [command for command in commands if not command.program or is_qemu(command.program)]
-    others = {command.program: command.line for command in reversed(commands) if command not in qemu}
+    others = [command for command in commands if command not in qemu]
+    firsts = {command.program: command for command in reversed(others)}
     remarks = [
-        f"{name}, line {line}: `{program}` {OTHERS.get(program, 'is not QEMU: left out')}"
-        for program, line in reversed(others.items())
+        f"{name}, line {command.line}: `{command.program}` {remark(command)}"
+        for command in others
+        if firsts[command.program] is command
     ]
     if not qemu:
         what = f"`{commands[0].program}` and the like" if commands else "nothing"
         raise UsageError(
             "\n".join([f"{name} has no QEMU command: there is {what}", *remarks]),
-            hint="a command begins with qemu-system-x86_64 or qemu-system-aarch64, or with an option",
+            hint=advice(others),
         )
     return [_source(name, command, qemu, remarks) for command in qemu]
 

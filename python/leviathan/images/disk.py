@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
-import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leviathan.errors import GuestDied, StartError, UsageError
+from leviathan.errors import GuestDied, UsageError
 from leviathan.images.apt import KEYRINGS, SUITE, host_architecture, mirror
+from leviathan.images.disklayout import LAYOUTS, DiskError, fill_script, make_efi, need, partition, run
+from leviathan.images.foreign import runs
 from leviathan.model.devices import Disk
 from leviathan.model.machine import Machine
-from leviathan.model.sizes import GIB, KIB, MIB, format_size
+from leviathan.model.sizes import GIB, format_size
 from leviathan.vm.life import Life
 from leviathan.vm.prepare import Work
 from leviathan.vm.progress import Progress
@@ -30,58 +29,11 @@ __all__ = ["FORMATS", "DiskError", "Install", "create", "install"]
 FORMATS = ("raw", "qcow2")
 SMALLEST = GIB
 """Of disks with a system on them."""
-SECTOR = 512
-FIRST = MIB
-"""Where the partition begins; the boot loader lives in front of it."""
-LINUX = 0x83
-PACKAGES = ("systemd-sysv", "udev", "initramfs-tools", "grub-pc-bin", "grub2-common", "iproute2", "kmod")
+PACKAGES = ("systemd-sysv", "udev", "initramfs-tools", "iproute2", "kmod")
+WITHOUT_AHCI = ("bullseye", "bookworm")
+"""Releases whose cloud kernel does not see the disk that ``-hda`` gives to a `q35`."""
 BOOTSTRAP_SECONDS = 3600.0
 FILL_SECONDS = 1800.0
-LABEL = "leviathan-root"
-
-FILL = r"""
-set -e
-mkdir /mnt
-mount -t ext4 /dev/vda1 /mnt
-echo 'unpacking the system' >&2
-# By its path: the shell takes busybox's own tar otherwise, which knows no extended attributes.
-@TAR@ -x --numeric-owner --xattrs --xattrs-include='*' -f /dev/vdb -C /mnt
-echo 'LABEL=@LABEL@ / ext4 errors=remount-ro 0 1' > /mnt/etc/fstab
-echo '@NAME@' > /mnt/etc/hostname
-printf '127.0.0.1 localhost\n127.0.1.1 %s\n' '@NAME@' > /mnt/etc/hosts
-# A machine to try things in: root without a password, on the consoles only, and logged in on the serial one.
-sed -i 's/^root:[^:]*:/root::/' /mnt/etc/shadow
-folder=/mnt/etc/systemd/system/serial-getty@ttyS0.service.d
-mkdir -p $folder
-printf "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %%I 115200 vt220\n" \
-    > $folder/leviathan.conf
-mkdir -p /mnt/etc/systemd/network /mnt/etc/default
-printf '[Match]\nType=ether\n[Network]\nDHCP=yes\n' > /mnt/etc/systemd/network/leviathan.network
-cat > /mnt/etc/default/grub <<'END'
-GRUB_DEFAULT=0
-GRUB_TIMEOUT=0
-GRUB_DISTRIBUTOR=Debian
-GRUB_DISABLE_OS_PROBER=true
-GRUB_CMDLINE_LINUX_DEFAULT=""
-GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
-GRUB_TERMINAL="console serial"
-GRUB_SERIAL_COMMAND="serial --speed=115200"
-END
-for folder in dev proc sys; do
-    mkdir -p /mnt/$folder
-    mount -o bind /$folder /mnt/$folder
-done
-echo 'installing the boot loader' >&2
-chroot /mnt systemctl enable systemd-networkd > /dev/null 2>&1 || true
-chroot /mnt grub-install --target=i386-pc /dev/vda > /run/grub 2>&1 || { cat /run/grub >&2; exit 1; }
-chroot /mnt update-grub > /run/grub 2>&1 || { cat /run/grub >&2; exit 1; }
-umount /mnt/dev /mnt/proc /mnt/sys
-umount /mnt
-"""
-
-
-class DiskError(StartError):
-    """A disk image that cannot be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +45,14 @@ class Install:
     """Its host name."""
     packages: tuple[str, ...] = ()
     """Beside the smallest system that boots."""
-    kernel: str = "linux-image-cloud-amd64"
+    architecture: str = "amd64"
+    """Of the guest: ``amd64`` or ``arm64``."""
+
+    @property
+    def kernel(self) -> str:
+        """The package of its kernel: small, but with drivers for every disk that a machine of ours may have."""
+        small = self.architecture != "amd64" or self.suite not in WITHOUT_AHCI
+        return f"linux-image-{'cloud-' if small else ''}{self.architecture}"
 
 
 def create(path: Path, size: int, disk_format: str = "raw") -> None:
@@ -111,8 +70,8 @@ def create(path: Path, size: int, disk_format: str = "raw") -> None:
         except OSError as error:
             raise DiskError(f"cannot make {path}: {error.strerror}") from error
         return
-    _need("qemu-img", "qemu-utils")
-    _run(["qemu-img", "create", "-q", "-f", disk_format, str(path), str(size)], "qemu-img create", 60)
+    need("qemu-img", "qemu-utils")
+    run(["qemu-img", "create", "-q", "-f", disk_format, str(path), str(size)], "qemu-img create", 60)
 
 
 def install(path: Path, size: int, order: Install, progress: Progress, disk_format: str = "raw") -> None:
@@ -121,10 +80,7 @@ def install(path: Path, size: int, order: Install, progress: Progress, disk_form
         raise UsageError(f"{format_size(size)} is too small for a system", hint=f"give {format_size(SMALLEST)} or more")
     if not SUITE.fullmatch(order.suite):
         raise UsageError(f"--install {order.suite}: not the name of a suite", hint="for example bookworm or trixie")
-    if host_architecture() != "amd64":
-        raise UsageError("a system can be installed on x86-64 machines only, so far")
-    _need("mmdebstrap", "mmdebstrap")
-    _need("mke2fs", "e2fsprogs")
+    _check_host(order)
     # Found out now, not after minutes of work.
     create(path, size, disk_format)
     path.unlink()
@@ -133,48 +89,44 @@ def install(path: Path, size: int, order: Install, progress: Progress, disk_form
         with progress.step(f"installing {order.suite} from its packages"):
             _bootstrap(archive, order)
         create(disk, size)
-        _partition(disk, size)
+        partition(disk, size, LAYOUTS[order.architecture])
+        if LAYOUTS[order.architecture].efi:
+            make_efi(disk, archive, order.architecture)
         _fill(disk, archive, order, progress)
         if disk_format == "raw":
             disk.rename(path)
             return
         with progress.step(f"converting to {disk_format}"):
             words = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, str(disk), str(path)]
-            _run(words, "qemu-img convert", FILL_SECONDS)
+            run(words, "qemu-img convert", FILL_SECONDS)
+
+
+def _check_host(order: Install) -> None:
+    """All that is missing to make the image, before any work is done."""
+    if order.architecture not in LAYOUTS:
+        raise UsageError(f"--arch {order.architecture}: known are {', '.join(LAYOUTS)}")
+    if host_architecture() != "amd64":
+        raise UsageError("a system can be installed on x86-64 machines only, so far")
+    need("mmdebstrap", "mmdebstrap")
+    need("mke2fs", "e2fsprogs")
+    if LAYOUTS[order.architecture].efi:
+        need("mformat", "mtools")
+    if order.architecture != host_architecture() and not runs(order.architecture):
+        raise DiskError(
+            f"programs for {order.architecture}, which the installation runs, do not run here",
+            hint="run: sudo apt-get install qemu-user-static binfmt-support",
+        )
 
 
 def _bootstrap(archive: Path, order: Install) -> None:
     keyring = next((path for path in KEYRINGS if path.exists()), None)
     signed = f"[signed-by={keyring}] " if keyring else ""
     words = [
-        *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"),
-        f"--include={','.join([order.kernel, *PACKAGES, *order.packages])}",
+        *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--architectures={order.architecture}"),
+        f"--include={','.join([order.kernel, *PACKAGES, *LAYOUTS[order.architecture].packages, *order.packages])}",
         *(order.suite, str(archive), f"deb {signed}{mirror()} {order.suite} main"),
     ]
-    _run(words, f"installing {order.suite}", BOOTSTRAP_SECONDS)
-
-
-def _partition(disk: Path, size: int) -> None:
-    """One partition for Linux that can be booted, in the table of old, and a file system on it."""
-    first, count = FIRST // SECTOR, (size - FIRST) // SECTOR
-    # Cylinders and heads mean nothing any more: the largest say "look at the sector numbers".
-    far = b"\xfe\xff\xff"
-    entry = bytes([0x80]) + far + bytes([LINUX]) + far + struct.pack("<II", first, min(count, 0xFFFF_FFFF))
-    with disk.open("r+b") as file:
-        file.seek(446)
-        file.write(entry + bytes(48) + b"\x55\xaa")
-    # GRUB reads no file systems with these features.
-    features = "^metadata_csum_seed,^orphan_file"
-    words = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", LABEL, "-E", f"offset={FIRST}", "-O", features]
-    done = subprocess.run([*words, str(disk), f"{count * SECTOR // KIB}k"], capture_output=True, text=True, check=False)
-    if done.returncode and "feature" in done.stderr:
-        # An mke2fs from before these features does not know them.
-        words = words[:-2]
-        done = subprocess.run(
-            [*words, str(disk), f"{count * SECTOR // KIB}k"], capture_output=True, text=True, check=False
-        )
-    if done.returncode:
-        raise DiskError(f"mke2fs failed: {done.stderr.strip()[-300:]}")
+    run(words, f"installing {order.suite}", BOOTSTRAP_SECONDS)
 
 
 def _fill(disk: Path, archive: Path, order: Install, progress: Progress) -> None:
@@ -187,7 +139,7 @@ def _fill(disk: Path, archive: Path, order: Install, progress: Progress) -> None
         programs=[Path(tar)],
         disks=[Disk(file=disk, format="raw"), Disk(file=archive, format="raw", readonly=True)],
     )
-    script = FILL.replace("@LABEL@", LABEL).replace("@NAME@", order.name).replace("@TAR@", tar)
+    script = fill_script(order.architecture, tar, order.name)
     said: list[bytes] = []
 
     def hear(data: bytes) -> None:
@@ -202,18 +154,3 @@ def _fill(disk: Path, archive: Path, order: Install, progress: Progress) -> None
     if ending.exit_code or ending.powered_off:
         text = b"".join(said).decode(errors="replace").strip()[-600:]
         raise GuestDied(f"the disk could not be filled (exit code {ending.exit_code}): {text}")
-
-
-def _need(tool: str, package: str) -> None:
-    if shutil.which(tool) is None:
-        raise DiskError(f"{tool} is not here", hint=f"run: sudo apt-get install {package}")
-
-
-def _run(command: Sequence[str], what: str, seconds: float) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DiskError(f"{what} did not end within {seconds:.0f} s") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()][-6:]
-        raise DiskError(f"{what} failed:\n" + "\n".join(f"  | {line}" for line in lines))

@@ -24,7 +24,7 @@ from leviathan.vm.progress import Progress
 if TYPE_CHECKING:
     from leviathan.images.kernel import Kernel
 
-__all__ = ["Boot", "Work", "hides_hypervisor", "prepare"]
+__all__ = ["Boot", "Work", "guest_kernel", "hides_hypervisor", "initramfs", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def prepare(machine: Machine, work: Work, progress: Progress) -> Boot:
         found = _kernel(machine, qemu, progress)
         _enforce_giant(machine, facts, kernel_facts(found.release, found.vmlinuz), progress)
         ours = with_our_init(whole) or machine.initrd is not None
-        initrd = _initrd(machine, work, found, progress) if ours else None
+        initrd = initramfs(machine, work, found, progress) if ours else None
         return Boot(qemu, found.vmlinuz, found.release, initrd, facts=facts)
 
 
@@ -117,7 +117,7 @@ def _prepare_direct(machine: Machine, work: Work, progress: Progress) -> Boot:
         _enforce(machine, direct, kernel_facts(found.release, found.vmlinuz), progress)
         initrd = None
         if with_our_init(direct.machine) or machine.initrd is not None:
-            initrd = _initrd(machine, work, found, progress)
+            initrd = initramfs(machine, work, found, progress)
         return Boot(qemu, found.vmlinuz, found.release, initrd, direct)
 
 
@@ -154,6 +154,18 @@ def _image_errors() -> Iterator[None]:
 
 
 def _kernel(machine: Machine, qemu: QemuBinary, progress: Progress) -> Kernel:
+    from leviathan.images import suite
+
+    # The suite that QEMU was taken from, else the system's own.
+    home = suite.home_of(Path(qemu.path))
+    return guest_kernel(machine, home.suite if home is not None else None, progress)
+
+
+def guest_kernel(machine: Machine, suite_name: str | None, progress: Progress) -> Kernel:
+    """The machine's kernel, else the distribution's: of another architecture that of a suite (``None``: the system's).
+
+    Raises ``ImageError``, ``KernelError``.
+    """
     from leviathan.images import cxl, kernel, suite
 
     if machine.kernel:
@@ -161,13 +173,11 @@ def _kernel(machine: Machine, qemu: QemuBinary, progress: Progress) -> Kernel:
     architecture = ARCHITECTURES[machine.arch]
     if architecture == suite.host_architecture():
         return kernel.find(progress.note, (*GUEST_DRIVERS, *(cxl.NEEDED if machine.cxl else ())))
-    # The suite that QEMU was taken from, else the system's own.
-    home = suite.home_of(Path(qemu.path))
-    name = home.suite if home is not None else None
-    return suite.kernel_of(suite.newest("kernel", name, architecture, progress.note))
+    return suite.kernel_of(suite.newest("kernel", suite_name, architecture, progress.note))
 
 
-def _initrd(machine: Machine, work: Work, found: Kernel, progress: Progress) -> bytes:
+def initramfs(machine: Machine, work: Work, found: Kernel, progress: Progress) -> bytes:
+    """The user's initramfs, or ours for a kernel. Raises ``ImageError``, ``StartError``."""
     from leviathan.images import cxl, guest
 
     if machine.initrd is not None:
