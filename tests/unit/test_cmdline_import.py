@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,18 @@ def test_seed_files_without_qemu_say_what_to_do_instead(name: str, first: str, h
         seed(name)
     assert first in raised.value.message
     assert (raised.value.hint or "").startswith(hint)
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
+def test_a_plan_of_a_line_with_kvm_is_what_would_run_here(tmp_path: Path) -> None:
+    disk = tmp_path / "ubuntu-server.img"
+    disk.write_bytes(bytes(4096))
+    line = f"qemu-system-x86_64 -m 1024 {disk} -enable-kvm -cpu host -nographic"
+    result = CliRunner().invoke(app, ["qemu", "--dry-run", "--", *line.split()])
+    assert result.exit_code == 0, result.exception
+    accelerator = re.search(r" -accel (kvm|tcg) -cpu (\w+)", result.stdout)
+    assert accelerator, result.stdout
+    assert accelerator.groups() in (("kvm", "host"), ("tcg", "max"))
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "cxl").glob("*.args")), ids=lambda path: path.name)

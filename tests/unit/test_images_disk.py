@@ -127,6 +127,18 @@ def test_a_system_without_the_loader_is_named(tmp_path: Path) -> None:
         make_efi(disk, archive, "arm64")
 
 
+@pytest.mark.parametrize(
+    ("suite", "architecture", "kernel"),
+    [
+        ("bookworm", "amd64", "linux-image-amd64"),
+        ("trixie", "amd64", "linux-image-cloud-amd64"),
+        ("bookworm", "arm64", "linux-image-cloud-arm64"),
+    ],
+)
+def test_the_kernel_sees_the_disks_of_its_machines(suite: str, architecture: str, kernel: str) -> None:
+    assert Install(suite, architecture=architecture).kernel == kernel
+
+
 def test_programs_of_this_machine_run_and_those_of_no_machine_do_not() -> None:
     from leviathan.images import foreign
 

@@ -1,3 +1,4 @@
+import gzip
 import shutil
 import subprocess
 from pathlib import Path
@@ -5,6 +6,8 @@ from pathlib import Path
 import pytest
 from test_images_kernel import module, tree
 
+from leviathan.cli import app as cli
+from leviathan.errors import UsageError
 from leviathan.images import base, guest, labimage
 from leviathan.images.base import ImageError
 from leviathan.images.kernel import Kernel
@@ -127,3 +130,27 @@ def test_a_kernel_without_kvm_cannot_be_a_lab(busybox: Path, tmp_path: Path) -> 
     bare = tree(tmp_path / "bare", {"virtio_pci.ko": module("")})
     with pytest.raises(ImageError, match="kvm_amd"):
         labimage.build(bare, labimage.LabImage(agent=busybox, bin_dir=tmp_path, qemu=None))
+
+
+def test_the_initramfs_as_a_file_goes_with_the_kernel_that_is_printed(
+    kernel: Kernel, busybox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "built"
+    release = kernel.release
+    (root / "boot").mkdir(parents=True)
+    vmlinuz = root / f"boot/vmlinuz-{release}"
+    vmlinuz.write_bytes(b"an image")
+    assert kernel.modules is not None
+    shutil.copytree(kernel.modules, root / "lib/modules" / release)
+    file = tmp_path / "rootfs.cpio.gz"
+    cli.app(["images", "initramfs", str(file), "--kernel", str(vmlinuz)], standalone_mode=False)
+    assert capsys.readouterr().out == f"{vmlinuz}\n"
+    unpacked = unpack(gzip.decompress(file.read_bytes()), tmp_path / "root")
+    assert (unpacked / "lev/modules/base").read_text() == "virtio_ring.ko\nvirtio_pci.ko\n"
+    assert not (unpacked / "lev/exec").exists()
+
+
+def test_an_initramfs_for_machines_that_are_not_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--arch m68k: known are amd64, arm64"):
+        cli.app(["images", "initramfs", str(tmp_path / "f"), "--arch", "m68k"], standalone_mode=False)
+    assert not (tmp_path / "f").exists()

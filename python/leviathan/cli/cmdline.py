@@ -106,22 +106,27 @@ def qemu_command(
 
     # Before any QEMU is asked what it can do; what depends on that is checked when it is known.
     enforce(imported.machine, source=found[0].name)
-    if dry_run:
-        from leviathan.vm.plan import print_plan
-
-        print_plan(imported.machine, sys.stdout)
-        return
+    machine = imported.machine
     if imported.part is None:
-        from leviathan.cli.run import run_console
         from leviathan.cmdline.fit import fit_host
 
         def say(text: str) -> None:
-            print(text, file=sys.stderr)
+            if not quiet:
+                print(text, file=sys.stderr)
 
-        raise typer.Exit(run_console(fit_host(imported.machine, say), timeout=timeout, quiet=quiet))
+        machine = fit_host(machine, say)
+    if dry_run:
+        from leviathan.vm.plan import print_plan
+
+        print_plan(machine, sys.stdout)
+        return
+    if imported.part is None:
+        from leviathan.cli.run import run_console
+
+        raise typer.Exit(run_console(machine, timeout=timeout, quiet=quiet))
     from leviathan.cli.terminal import run_terminal
 
-    raise typer.Exit(run_terminal(imported.machine, imported.part, secret=secret, timeout=timeout, quiet=quiet))
+    raise typer.Exit(run_terminal(machine, imported.part, secret=secret, timeout=timeout, quiet=quiet))
 
 
 def show_notes(imported: Imported) -> None:
