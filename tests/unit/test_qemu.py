@@ -209,3 +209,10 @@ def test_monitor_survives_garbage() -> None:
     monitor.session(b"\xff\x00 not json\n[1]\n{}\n")
     monitor.say({"QMP": {}})
     assert monitor.session.greeted.is_set()
+
+
+def test_a_qemu_for_arm_that_is_missing_can_be_had_with_cxl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartError, match="qemu-system-aarch64: it is not on PATH") as caught:
+        probe_binary("qemu-system-aarch64")
+    assert "QEMU 10.2: lev images get qemu --suite sid --arch arm64" in (caught.value.hint or "")

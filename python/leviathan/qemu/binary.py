@@ -17,7 +17,10 @@ __all__ = ["QemuBinary", "find_firmware", "find_uefi", "parse_version", "probe_b
 OLDEST = (7, 2)
 VERSION_SECONDS = 30
 INSTALL_HINT = "install it: apt-get install qemu-system-x86"
-INSTALL_ARM_HINT = "install it: apt-get install qemu-system-arm qemu-efi-aarch64"
+INSTALL_ARM_HINT = (
+    "install it: apt-get install qemu-system-arm qemu-efi-aarch64; "
+    "for CXL, which came with QEMU 10.2: lev images get qemu --suite sid --arch arm64"
+)
 FIRMWARE = "bios-256k.bin"
 FIRMWARE_FOLDERS = ("/usr/share/seabios", "/usr/share/qemu", "/usr/local/share/qemu", "/usr/share/qemu-kvm")
 UEFI = {
