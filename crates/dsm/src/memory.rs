@@ -224,3 +224,7 @@ pub(crate) fn unmap(address: u64, len: u64) {
     // there is nothing to do about it if it did.
     unsafe { libc::syscall(libc::SYS_munmap, address, len) };
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

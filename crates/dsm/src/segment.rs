@@ -294,3 +294,7 @@ impl SegmentTable {
         self.by_page.iter()
     }
 }
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;
