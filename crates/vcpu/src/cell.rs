@@ -1,5 +1,6 @@
 //! One vCPU that runs on this node: its descriptor, its local APIC, what others have posted to it, where its thread is.
 
+use crate::door::Door;
 use crate::kick;
 use crate::loiter::Loiter;
 use crate::stats::{bump, Stats};
@@ -46,10 +47,6 @@ pub(crate) mod event {
     pub const VECTOR_SHIFT: u32 = 16;
 }
 
-const OUTSIDE: u32 = 0;
-const INSIDE: u32 = 1;
-const KICKED: u32 = 2;
-
 /// A vCPU of this node.
 pub struct Vcpu {
     /// Its number, the same on every node.
@@ -65,8 +62,7 @@ pub struct Vcpu {
     apic: Mutex<LocalApic>,
     mp_state: AtomicU32,
     events: AtomicU32,
-    poked: AtomicBool,
-    place: AtomicU32,
+    door: Door,
     thread: AtomicI32,
     /// It waits for an interrupt: nothing that it holds is of use now.
     pub(crate) asleep: AtomicBool,
@@ -80,8 +76,6 @@ pub struct Vcpu {
     pub(crate) cancelled_run: AtomicU64,
     /// Number of the clock setting that this vCPU has, see `Fabric::clock`.
     pub(crate) clock: AtomicU64,
-    /// The same while it is in the guest, else 0.
-    in_guest_with: AtomicU64,
     /// CPUID.1:EAX, for the register state after INIT.
     pub cpu_signature: AtomicU32,
 }
@@ -107,8 +101,7 @@ impl Vcpu {
             apic: Mutex::new(apic),
             mp_state: AtomicU32::new(state as u32),
             events: AtomicU32::new(0),
-            poked: AtomicBool::new(false),
-            place: AtomicU32::new(OUTSIDE),
+            door: Door::default(),
             thread: AtomicI32::new(0),
             asleep: AtomicBool::new(false),
             loiter: Loiter::default(),
@@ -116,7 +109,6 @@ impl Vcpu {
             ready: AtomicBool::new(false),
             cancelled_run: AtomicU64::new(0),
             clock: AtomicU64::new(0),
-            in_guest_with: AtomicU64::new(0),
             cpu_signature: AtomicU32::new(0x600),
         }
     }
@@ -213,12 +205,7 @@ impl Vcpu {
 
     /// Makes the vCPU's thread look at what was posted: ends `KVM_RUN` or its wait, or keeps it from entering.
     pub fn kick(&self) {
-        self.poked.store(true, Ordering::SeqCst);
-        if self
-            .place
-            .compare_exchange(INSIDE, KICKED, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-        {
+        if self.door.knock() {
             bump(&self.stats.kicks);
             kick::thread(self.thread.load(Ordering::SeqCst));
         }
@@ -229,52 +216,35 @@ impl Vcpu {
     }
 
     pub(crate) fn clear_poke(&self) {
-        self.poked.store(false, Ordering::SeqCst);
+        self.door.clear_poke();
     }
 
     /// Announces that the thread is about to run the guest or to sleep; false if something was posted since
     /// [`Self::clear_poke`].
     pub(crate) fn enter(&self) -> bool {
-        self.place.store(INSIDE, Ordering::SeqCst);
-        if self.poked.load(Ordering::SeqCst) {
-            self.leave();
-            return false;
-        }
-        true
+        self.door.enter(kick::drain)
     }
 
     /// As [`Self::enter`] for the guest, which runs with clock setting `clock`; false also if `in_force` has become another
     /// one: either we see it here, or whoever waits for us to leave sees us.
-    pub(crate) fn enter_guest(&self, clock: u64, in_force: impl Fn() -> u64) -> bool {
-        self.in_guest_with.store(clock, Ordering::SeqCst);
-        if !self.enter() {
-            self.in_guest_with.store(0, Ordering::SeqCst);
-            return false;
-        }
-        if in_force() != clock {
-            self.leave_guest();
-            return false;
-        }
-        true
+    pub(crate) fn enter_guest(&self, clock: u64, in_force: impl FnOnce() -> u64) -> bool {
+        self.door.enter_guest(clock, in_force, kick::drain)
     }
 
     /// See [`Self::leave`].
     pub(crate) fn leave_guest(&self) {
-        self.in_guest_with.store(0, Ordering::SeqCst);
-        self.leave();
+        self.door.leave_guest(kick::drain);
     }
 
     /// Number of the clock setting with which it runs guest code now; 0: it does not.
     #[must_use]
     pub fn in_guest_with(&self) -> u64 {
-        self.in_guest_with.load(Ordering::SeqCst)
+        self.door.in_guest_with()
     }
 
     /// The thread is back; eats the kick that was sent meanwhile.
     pub(crate) fn leave(&self) {
-        if self.place.swap(OUTSIDE, Ordering::SeqCst) == KICKED {
-            kick::drain();
-        }
+        self.door.leave(kick::drain);
     }
 }
 

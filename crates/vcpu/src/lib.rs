@@ -10,6 +10,7 @@
 pub mod call;
 pub mod cell;
 pub mod clock;
+mod door;
 pub mod fabric;
 pub mod guest_clock;
 pub mod kick;
