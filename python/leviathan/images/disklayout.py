@@ -99,6 +99,9 @@ for folder in dev proc sys; do
     mount -o bind /$folder /mnt/$folder
 done
 echo 'installing the boot loader' >&2
+# GRUB names the root by its UUID, whatever the disk is called, only where udev has made this link.
+mkdir -p /dev/disk/by-uuid
+ln -sf /dev/vda1 "/dev/disk/by-uuid/$(chroot /mnt grub-probe -d -t fs_uuid /dev/vda1)"
 chroot /mnt grub-install --target=i386-pc /dev/vda > /run/grub 2>&1 || { cat /run/grub >&2; exit 1; }
 chroot /mnt update-grub > /run/grub 2>&1 || { cat /run/grub >&2; exit 1; }
 umount /mnt/dev /mnt/proc /mnt/sys
