@@ -111,6 +111,13 @@ def test_the_baseline_is_one_share_and_stock() -> None:
         ({"nodes": 3, "cpus": 2}, "2 CPUs cannot be shared by 3 nodes"),
         ({"schema": 2}, "schema: Input should be 1"),
         (
+            {"memory": "768M", "nodes": 3, "node_memory": "256M"},
+            "node_memory = 256M on 3 nodes is too little for memory = 768M and a sixteenth more, which moving pages "
+            "takes: each needs 272M",
+        ),
+        ({"node_memory": "8M"}, "node_memory = 8M: a node holds at least 32M"),
+        ({"nodes": 0, "node_memory": "1G"}, "node_memory: there are no nodes (nodes = 0), so leave it out"),
+        (
             {"cpus": 3, "nodes": [{"cpus": 1, "memory": "512M"}, {"cpus": 1, "memory": "512M"}]},
             "cpus = 3, but the nodes' shares add up to 2",
         ),
@@ -126,6 +133,12 @@ def test_errors_name_the_field(data: dict[str, object], message: str) -> None:
     assert raised.value.message.startswith("m.toml: ")
     assert message in raised.value.message
     assert raised.value.exit_code == 2
+
+
+def test_limits_of_nodes_hold_the_guest_or_are_meant_not_to() -> None:
+    assert Machine(memory="3G", nodes=3, node_memory="1280M").node_memory == 1280 * MIB
+    assert Machine(memory="768M", nodes=3, node_memory="272M").overcommit is False
+    assert Machine(memory="768M", nodes=3, node_memory="128M", overcommit=True).node_memory == 128 * MIB
 
 
 def write(folder: Path, text: str) -> Path:

@@ -17,8 +17,10 @@ from leviathan.model import Machine, Timeouts
 from leviathan.qemu.binary import QemuBinary
 from leviathan.vm import life as life_module
 from leviathan.vm.life import Life
+from leviathan.vm.mailbox import Event
 from leviathan.vm.place import Choice, Placement
 from leviathan.vm.prepare import Boot, Work
+from leviathan.vm.standstill import Standstill
 
 QUICK = Timeouts(lab=1, workers=1, ready=1, boot=1, stop=1)
 
@@ -294,6 +296,43 @@ def test_every_wait_has_a_limit_and_says_what_it_waited_for(rig: Rig) -> None:
     assert error.message.startswith("waited 1 s for the guest's init")
     assert "  | Kernel stuck here" in error.message
     assert error.exit_code == 124
+
+
+OUT_OF_ROOM = {"event": "out-of-room", "name": "node1", "resident": 320 << 20, "limit": 320 << 20, "waiting": 2}
+
+
+def test_a_guest_without_room_stands_still_and_is_ended_in_the_end(rig: Rig) -> None:
+    machine = Machine(timeouts=QUICK.model_copy(update={"room": 0.1}), node_memory="1G")
+    full = qemu_that(init_up, tells(**OUT_OF_ROOM))
+    error = rig.fails(GuestDied, machine, qemu=full)
+    assert error.message.startswith("no node has room for more guest memory: node1 holds 320 of 320 MiB; ")
+    assert error.hint is not None
+    assert "--node-memory" in error.hint
+    assert any(OUT_OF_ROOM.items() <= event.items() for event in rig.life.record.events)
+
+
+def test_a_guest_that_gets_room_again_goes_on(rig: Rig) -> None:
+    machine = Machine(timeouts=QUICK)
+    again = tells(event="room-again", name="node1")
+    with rig.make(machine, qemu=qemu_that(tells(**OUT_OF_ROOM), again, init_up, exits(7), powers_off)) as life:
+        life.start()
+        assert life.wait_end().exit_code == 7
+    standstill = Standstill()
+    full, room = (Event("head", kind, {"name": "node1"}) for kind in ("out-of-room", "room-again"))
+    assert standstill.note(full).endswith("the guest stands still until there is")
+    assert standstill.over(0) is None  # however long it takes
+    assert isinstance(standstill.over(1e-9), GuestDied)
+    assert standstill.note(room) == "node1 has room again: the guest goes on"
+    assert standstill.over(1e-9) is None
+
+
+def test_the_head_is_told_of_the_limit(rig: Rig) -> None:
+    with rig.make(Machine(node_memory="1G", timeouts=QUICK)) as life:
+        life.start()
+        cluster = next(data for path, (data, _) in rig.host.files.items() if path.endswith("cluster.json"))
+        assert json.loads(cluster)["engine"]["node_memory"] == 1 << 30
+        assert [node["node_memory"] for node in life.record.nodes] == [1 << 30] * 2
+        life.wait_end()
 
 
 def test_the_user_s_own_limit(rig: Rig) -> None:

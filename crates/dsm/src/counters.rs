@@ -77,6 +77,8 @@ pub struct Counters {
     pub room_refused: u64,
     /// Pages of guest memory that this node holds now, those of the pool left out.
     pub resident: u64,
+    /// The most that it ever held.
+    pub resident_peak: u64,
     /// Time from fault to wake of faults that needed another node; see [`LATENCY_BUCKETS`].
     pub latency_ns: Vec<u64>,
     /// The pages with most faults here, hottest first.
@@ -118,6 +120,7 @@ impl Counters {
             ("room_waits", self.room_waits),
             ("room_refused", self.room_refused),
             ("resident", self.resident),
+            ("resident_peak", self.resident_peak),
         ]
     }
 

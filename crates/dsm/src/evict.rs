@@ -26,7 +26,7 @@ pub(crate) struct Hand(u64);
 
 /// What is known about being full.
 struct Watch {
-    /// Somebody waits for room since then, and resident memory has not shrunk.
+    /// Somebody waits for room since then, and no page has gone.
     since: Option<Instant>,
     full: bool,
 }
@@ -58,7 +58,7 @@ impl Core {
             } else {
                 (pause * 2).min(LONGEST_PAUSE)
             };
-            self.watch_room(&mut watch);
+            self.watch_room(&mut watch, gone);
         }
     }
 
@@ -139,9 +139,9 @@ impl Core {
     }
 
     /// Says when nobody has room, and when there is some again.
-    fn watch_room(&self, watch: &mut Watch) {
+    fn watch_room(&self, watch: &mut Watch, gone: bool) {
         let waiting = self.room.waiting();
-        if waiting == 0 || self.room.resident() < self.room.limit() {
+        if waiting == 0 || gone || self.room.resident() < self.room.limit() {
             watch.since = None;
             if std::mem::take(&mut watch.full) {
                 self.room.tell(RoomEvent::Relieved);

@@ -36,6 +36,7 @@ impl Engine {
     pub fn counters(&self) -> Counters {
         let mut counters = self.core.stats.snapshot();
         counters.resident = self.core.room.resident();
+        counters.resident_peak = self.core.room.peak();
         counters.pool_free = self.core.pool.as_ref().map_or(0, Pool::free);
         let mut hot: Vec<HotPage> = Vec::new();
         self.for_each_page(|page, chunk, index| {

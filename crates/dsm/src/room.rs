@@ -40,6 +40,8 @@ pub(crate) struct Room {
     /// Pages; 0: no limit.
     limit: u64,
     resident: AtomicU64,
+    /// The most that `resident` ever was.
+    peak: AtomicU64,
     /// Pages that the homes were asked to take, and that they have not answered for yet.
     returning: AtomicU64,
     /// Free pages of each node, as far as it has said.
@@ -64,6 +66,7 @@ impl Room {
         Self {
             limit,
             resident: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
             returning: AtomicU64::new(0),
             peers: (0..nodes).map(|_| AtomicU64::new(free)).collect(),
             told: AtomicU64::new(UNLIMITED),
@@ -95,6 +98,10 @@ impl Room {
 
     pub(crate) fn resident(&self) -> u64 {
         self.resident.load(Relaxed)
+    }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Relaxed)
     }
 
     pub(crate) fn returning(&self) -> u64 {
@@ -197,6 +204,9 @@ impl Room {
     /// So many pages more are here.
     pub(crate) fn came(&self, pages: u64) {
         let now = self.resident.fetch_add(pages, SeqCst) + pages;
+        if now > self.peak.load(Relaxed) {
+            self.peak.fetch_max(now, Relaxed);
+        }
         if self.is_limited() && now > self.high() {
             self.signal();
         }

@@ -99,6 +99,7 @@ impl Stats {
             room_waits: self.room_waits.get(),
             room_refused: self.refusals.get(),
             resident: 0,
+            resident_peak: 0,
             latency_ns: self.latency.0.iter().map(Count::get).collect(),
             hot_pages: Vec::new(),
         }

@@ -199,6 +199,8 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
     }));
     let memory = Arc::clone(&engine);
     fabric.spare_ticks(Box::new(move || memory.is_fighting()));
+    let own_names = Arc::clone(&names);
+    engine.on_room(move |event| watch::on_event(&own_names, NodeId::HEAD, event.into()));
     let peers = Peers::new(Parts {
         me: NodeId::HEAD,
         nodes,

@@ -7,7 +7,7 @@ use lev_mesh::message::{control, Event};
 use lev_mesh::peers::spawn_first;
 use lev_mesh::pulse::BEAT;
 use lev_mesh::report::{self, NodeReport};
-use lev_wire::NodeId;
+use lev_wire::{NodeId, PAGE_SIZE};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -47,7 +47,33 @@ pub fn on_event(names: &[String], from: NodeId, event: Event) {
             &format!("{reason} (seen by {})", name(from)),
         ),
         Event::Failed { message } => lost(from, name(from), &message),
+        Event::OutOfRoom {
+            resident,
+            limit,
+            waiting,
+        } => out_of_room(name(from), resident, limit, waiting),
+        Event::Room => room_again(name(from)),
     }
+}
+
+/// No node has room for memory that CPUs of node `name` need. They wait in their faults, so the guest stands still and
+/// nothing is lost; whoever started the VM decides for how long.
+fn out_of_room(name: &str, resident: u64, limit: u64, waiting: u64) {
+    let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+    fail::event(&json!({
+        "event": "out-of-room", "name": name, "resident": bytes(resident), "limit": bytes(limit), "waiting": waiting,
+    }));
+    let mib = |pages| bytes(pages) >> 20;
+    fail::say(&format!(
+        "no node has room for more guest memory: {name} holds {} of {} MiB; the guest stands still",
+        mib(resident),
+        mib(limit)
+    ));
+}
+
+fn room_again(name: &str) {
+    fail::event(&json!({"event": "room-again", "name": name}));
+    fail::say(&format!("{name} has room again: the guest goes on"));
 }
 
 /// Starts the beat and arranges the report at QEMU's end.

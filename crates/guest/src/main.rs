@@ -116,9 +116,16 @@ fn run_check(check: &str, options: &Options, output: &mut Output) -> Result<()> 
             emit(processes::exec_storm(&cpus, rounds.div_ceil(500))?);
         }
         "mem" => emit(mem::run(
+            "mem",
             &placement.one_per_node()?,
-            options.bytes,
-            options.passes,
+            options.bytes.unwrap_or(mem::DEFAULT_BYTES),
+            options.passes.unwrap_or(2),
+        )?),
+        "fill" => emit(mem::run(
+            "fill",
+            &placement.one_per_node()?,
+            options.bytes.map_or_else(placement::fillable_bytes, Ok)?,
+            options.passes.unwrap_or(1),
         )?),
         "spin" => {
             let missing = || Error::Usage("spin needs --cpu".to_string());

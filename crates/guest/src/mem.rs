@@ -53,10 +53,13 @@ fn pattern(offset: usize, pass: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What `mem` works on, unless told otherwise.
+pub const DEFAULT_BYTES: usize = 64 << 20;
+
 /// Fills `bytes` (rounded up to pages) `passes` times; each slice is verified by another thread
 /// than the one that wrote it, and written by another one in each pass.
-pub fn run(cpus: &[usize], bytes: usize, passes: u64) -> Result<Report> {
-    team::enter_stage("mem", cpus.len());
+pub fn run(check: &'static str, cpus: &[usize], bytes: usize, passes: u64) -> Result<Report> {
+    team::enter_stage(check, cpus.len());
     let pages = bytes.div_ceil(PAGE).max(cpus.len());
     let memory = Mapping::new(pages)?;
     let threads = cpus.len();
@@ -84,7 +87,7 @@ pub fn run(cpus: &[usize], bytes: usize, passes: u64) -> Result<Report> {
     });
     let words = (pages * PAGE / 8) as u64 * passes;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(Report::new("mem")
+    Ok(Report::new(check)
         .with("cpus", cpus.iter().map(|&c| c as u64).collect::<Vec<u64>>())
         .with("bytes", memory.len())
         .with("passes", passes)
@@ -123,7 +126,7 @@ mod tests {
     fn this_machine_keeps_memory() {
         let cpus = crate::sys::allowed_cpus().expect("affinity");
         let threads: Vec<usize> = cpus.into_iter().cycle().take(3).collect();
-        let report = run(&threads, 5 * PAGE + 1, 4).expect("run");
+        let report = run("mem", &threads, 5 * PAGE + 1, 4).expect("run");
         assert!(report.ok(), "{}", report.text());
     }
 }

@@ -18,8 +18,9 @@ checks:
   clock       time never runs backwards between CPUs
   tlb         page-table changes, copy-on-write, fork, exec and exit are seen by other CPUs
   mem         memory holds what was written (--bytes, --passes)
+  fill        the same with nearly all memory that is free (--bytes, --passes)
   spin        busy loop on one CPU (--cpu, --seconds)
-  all         every check except spin, with moderate numbers of rounds
+  all         every check except fill and spin, with moderate numbers of rounds
 
 options:
   --cpus LIST        CPUs of the threads, in order, e.g. 0,3 (default: one on each NUMA node;
@@ -32,8 +33,8 @@ options:
   --shapes LIST      litmus: only these, e.g. SB,MP
   --expect-cpus N    demo: fail unless N CPUs are online
   --expect-nodes N   demo: fail unless N NUMA nodes have CPUs
-  --bytes N[K|M|G]   mem: how much (default 64M)
-  --passes N         mem: how often (default 2)
+  --bytes N[K|M|G]   mem: how much (default 64M); fill: how much (default 7/8 of what is free)
+  --passes N         mem, fill: how often (default 2; fill 1)
   --cpu N            spin: where
   --seconds N        spin: how long (default 5)
 
@@ -63,9 +64,9 @@ pub struct Options {
     /// `--expect-nodes`; 0 accepts any number
     pub expect_nodes: usize,
     /// `--bytes`
-    pub bytes: usize,
+    pub bytes: Option<usize>,
     /// `--passes`
-    pub passes: u64,
+    pub passes: Option<u64>,
     /// `--cpu`
     pub cpu: Option<usize>,
     /// `--seconds`
@@ -103,8 +104,8 @@ impl Options {
             shapes: None,
             expect_cpus: 0,
             expect_nodes: 0,
-            bytes: 64 << 20,
-            passes: 2,
+            bytes: None,
+            passes: None,
             cpu: None,
             seconds: 5,
         };
@@ -142,8 +143,8 @@ impl Options {
             "--shapes" => self.shapes = Some(value.split(',').map(str::to_string).collect()),
             "--expect-cpus" => self.expect_cpus = number(name, value)? as usize,
             "--expect-nodes" => self.expect_nodes = number(name, value)? as usize,
-            "--bytes" => self.bytes = size(name, value)?,
-            "--passes" => self.passes = number(name, value)?,
+            "--bytes" => self.bytes = Some(size(name, value)?),
+            "--passes" => self.passes = Some(number(name, value)?),
             "--seconds" => self.seconds = number(name, value)?,
             "--cpu" => {
                 let wrong = |_| Error::Usage(format!("--cpu takes a number, not {value:?}"));
@@ -170,7 +171,10 @@ mod tests {
         assert_eq!(o.cpus, Some(vec![0, 3]));
         assert_eq!((o.rounds, o.json, o.processes), (Some(7), true, true));
         assert_eq!(o.shapes, Some(vec!["SB".to_string(), "MP".to_string()]));
-        assert_eq!(parse("mem --bytes 3M").expect("options").bytes, 3 << 20);
+        assert_eq!(
+            parse("mem --bytes 3M").expect("options").bytes,
+            Some(3 << 20)
+        );
         assert_eq!(parse("spin --cpu 0").expect("options").cpu, Some(0));
     }
 

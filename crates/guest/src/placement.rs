@@ -50,8 +50,18 @@ fn read(path: &str) -> Result<String> {
     })
 }
 
+/// Bytes that a process may fill: seven eighths of what the kernel could give away.
+pub fn fillable_bytes() -> Result<usize> {
+    let available = kib(&read("/proc/meminfo")?, "MemAvailable:") as usize;
+    Ok(available * 1024 / 8 * 7)
+}
+
 fn memory_kib(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find(|l| l.contains("MemTotal:"));
+    kib(meminfo, "MemTotal:")
+}
+
+fn kib(meminfo: &str, field: &str) -> u64 {
+    let line = meminfo.lines().find(|l| l.contains(field));
     let words = line.map(|l| l.split_whitespace().rev().nth(1));
     words.flatten().and_then(|w| w.parse().ok()).unwrap_or(0)
 }
@@ -219,5 +229,8 @@ mod tests {
     fn memory_lines_of_both_files() {
         assert_eq!(memory_kib("Node 1 MemTotal:     2048 kB\n"), 2048);
         assert_eq!(memory_kib("MemTotal:  77 kB\nMemFree: 5 kB\n"), 77);
+        let all = "MemTotal:  77 kB\nMemFree: 5 kB\nMemAvailable:   8 kB\n";
+        assert_eq!(kib(all, "MemAvailable:"), 8);
+        assert!(fillable_bytes().expect("meminfo") > 1 << 20);
     }
 }

@@ -1,5 +1,6 @@
 //! Numbers of the frames on each kind of channel, and the few payloads that are not raw bytes.
 
+use lev_dsm::RoomEvent;
 use lev_vcpu::Doorbell;
 use lev_wire::cluster::Cluster;
 use lev_wire::NodeId;
@@ -130,6 +131,34 @@ pub enum Event {
         /// One sentence.
         message: String,
     },
+    /// No node has room for memory that the worker's vCPUs need: they stand still.
+    OutOfRoom {
+        /// Pages that the worker holds.
+        resident: u64,
+        /// Pages that it may hold.
+        limit: u64,
+        /// Faults that wait.
+        waiting: u64,
+    },
+    /// There is room again.
+    Room,
+}
+
+impl From<RoomEvent> for Event {
+    fn from(event: RoomEvent) -> Self {
+        match event {
+            RoomEvent::Full {
+                resident,
+                limit,
+                waiting,
+            } => Self::OutOfRoom {
+                resident,
+                limit,
+                waiting,
+            },
+            RoomEvent::Relieved => Self::Room,
+        }
+    }
 }
 
 /// A doorbell as it travels.

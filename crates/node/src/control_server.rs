@@ -165,6 +165,10 @@ impl ControlServer {
             );
         });
         let worker = Worker::new(configure, on_lost, on_fatal)?;
+        let sender = self.sender.clone();
+        worker
+            .engine
+            .on_room(move |event| tell(&sender, &event.into()));
         let configured = Configured {
             memory_available: memory_available(),
             pid: process::id(),

@@ -22,6 +22,7 @@ __all__ = [
     "MachineFile",
     "Memory",
     "NoPool",
+    "NodeMemory",
     "Nodes",
     "On",
     "Programs",
@@ -44,6 +45,10 @@ Nodes = Annotated[
 ]
 Cpus = Annotated[int | None, typer.Option("--cpus", metavar="C", help="CPUs of the guest.")]
 Memory = Annotated[str | None, typer.Option("--memory", metavar="M", help="Memory of the guest, such as 512M or 2G.")]
+NodeMemory = Annotated[
+    str | None,
+    typer.Option("--node-memory", metavar="M", help="Most guest memory that each node keeps, such as 1280M."),
+]
 On = Annotated[
     str | None,
     typer.Option("--on", metavar="auto|native|lab", help="Where nodes run: here, or in lab machines (no KVM needed)."),

@@ -22,6 +22,8 @@ MIN_MEMORY = 128 * MIB
 MIN_SHARE = 32 * MIB
 SHARE_UNIT = 2 * MIB
 """Shares are cut at the size of a large page."""
+LIMIT_MARGIN = 16
+"""Limits add up to the guest's memory and one part in so many: engines stop filling a node below its limit."""
 MAX_MEMORY = 960 * GIB
 """Above this, QEMU moves memory around the HyperTransport hole of AMD's address map."""
 
@@ -81,6 +83,8 @@ class Timeouts(Strict):
     """The guest's init is up."""
     stop: Annotated[float, Field(gt=0)] = 20
     """QEMU ends after the guest powered off."""
+    room: Annotated[float, Field(ge=0)] = 60
+    """A guest that stands still because no node has room for its memory goes on; 0: however long it takes."""
 
 
 class LabOptions(Strict):
@@ -128,6 +132,10 @@ class Machine(Strict):
     """With memory slots: up to how much memory may be plugged in. CXL does not need it."""
     memory_slots: Annotated[int, Field(ge=0, le=256)] = 0
     nodes: Nodes = 2
+    node_memory: Size | None = None
+    """Most guest memory that each node of a giant VM keeps resident; left out: no limit."""
+    overcommit: bool = False
+    """Let the nodes' limits be less than the guest's memory together: a guest that fills them stands still."""
     numa: list[NumaNode] = []
     """NUMA nodes of a plain machine; those of a giant VM follow its nodes."""
     boot: Literal["auto", "kernel", "firmware"] = "auto"
@@ -240,6 +248,28 @@ class Machine(Strict):
         names = [share.name or f"node{index}" for index, share in enumerate(self.nodes)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two nodes are called {twice[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_hold_the_memory(self) -> Self:
+        """Together the nodes can keep all of the guest's memory, and have the margin that moving pages takes."""
+        limit, count = self.node_memory, len(self.shares())
+        if limit is None:
+            return self
+        if self.stock:
+            raise ValueError("node_memory: there are no nodes (nodes = 0), so leave it out")
+        if limit < MIN_SHARE:
+            raise ValueError(f"node_memory = {format_size(limit)}: a node holds at least {format_size(MIN_SHARE)}")
+        cxl = sum(device.capacity for device in self.cxl.memory) if self.cxl else 0
+        least = -(-(self.memory + cxl) * (LIMIT_MARGIN + 1) // LIMIT_MARGIN // count)
+        if limit < least and not self.overcommit:
+            needed = format_size(-(-least // SHARE_UNIT) * SHARE_UNIT)
+            where = f"{count} node{'s' if count > 1 else ''}"
+            raise ValueError(
+                f"node_memory = {format_size(limit)} on {where} is too little for memory = {format_size(self.memory)}"
+                f"{f' with {format_size(cxl)} of CXL' if cxl else ''} "
+                f"and a sixteenth more, which moving pages takes: each needs {needed}"
+            )
         return self
 
     @property

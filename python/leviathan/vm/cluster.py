@@ -63,11 +63,17 @@ def cluster_file(
         "memory": [asdict(home) for home in homes(machine)],
         "pool": pool,
         "encrypt": machine.encrypt,
-        "engine": {name: value for name, value in machine.engine.model_dump().items() if value is not None},
+        "engine": _engine(machine),
         "events": events,
         "report": report,
     }
     return described | ({"kept": list(kept)} if kept else {})
+
+
+def _engine(machine: Machine) -> dict[str, int]:
+    """What differs from the engine's defaults."""
+    options = machine.engine.model_dump() | {"node_memory": machine.node_memory}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def secret_file(identity: Identity, node: int) -> bytes:

@@ -29,6 +29,7 @@ from leviathan.vm.place import Choice, Placement, choose, has_late_cpus, place, 
 from leviathan.vm.prepare import Work, hides_hypervisor, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
+from leviathan.vm.standstill import Standstill
 from leviathan.vm.workers import Worker, start_worker
 
 __all__ = ["Elsewhere", "Ending", "Life"]
@@ -102,6 +103,7 @@ class Life:
         """The end of QEMU."""
         self._shutdown_reason = ""
         self._ending: Ending | None = None
+        self._standstill = Standstill()
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +115,8 @@ class Life:
             self.record.failed(error)
         try:
             # Where the time went, or what came before the end, is in the nodes' counters.
-            if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and self._exit is not None):
+            told = self._exit is not None or bool(self._standstill)
+            if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and told):
                 self._quit(QUIT_SECONDS)
         finally:
             self.close()
@@ -191,6 +194,7 @@ class Life:
         argv = self.record.qemu_command = self._command(placement, folder)
         self.record.nodes = [
             {"name": share.name, "host": host.name, "vcpus": list(cpus), "memory": share.memory}
+            | ({"node_memory": machine.node_memory} if machine.node_memory else {})
             for share, host, cpus in zip(machine.shares(), placement.hosts, vcpus(machine), strict=True)
         ]
         with self.progress.step("starting QEMU"):
@@ -306,6 +310,8 @@ class Life:
                 raise self._told(TimeOver(f"waited {seconds:g} s for {what}", hint=hint))
             event = self.mailbox.take(min(now + TICK_SECONDS, end, self._deadline or end))
             self.progress.tick()
+            if error := self._standstill.over(self.machine.timeouts.room):
+                raise self._told(error)
             if event is None:
                 continue
             if self._handle(event):
@@ -366,6 +372,8 @@ class Life:
                 raise self._told(NodeLost(f"{event.text('name') or 'a node'} was lost: {reason}"))
             case "head", "error":
                 raise self._told(self._failure(event.text("message"), event.text("hint")))
+            case "head", "out-of-room" | "room-again":
+                self.progress.note(self._standstill.note(event))
             case "lab", name:
                 raise self._host_gone(name, event.text("why"))
             case "holder", name:

@@ -131,13 +131,18 @@ def place(
 def lab_size(machine: Machine) -> tuple[int, int]:
     """CPUs and bytes of memory of each lab machine.
 
-    Memory is taken from this machine only as it is touched, so the bound is generous: a node may come to hold copies
-    of all guest memory.
+    Memory is taken from this machine only as it is touched, so the bound is generous: a node without a limit may
+    come to hold copies of all guest memory.
     """
     count = machine.lab.machines
     copies = 1 if machine.stock or count > 1 else min(len(machine.shares()), 2)
     cxl = sum(device.capacity for device in machine.cxl.memory) if machine.cxl else 0
-    memory = machine.lab.memory or LAB_BASE_MEMORY + copies * (machine.memory + cxl)
+    guest = copies * (machine.memory + cxl)
+    if machine.node_memory:
+        # Rounded up: the nodes of one machine.
+        nodes = -(-len(machine.shares()) // count)
+        guest = min(guest, nodes * machine.node_memory)
+    memory = machine.lab.memory or LAB_BASE_MEMORY + guest
     # Machines that run beside each other have one CPU each, so that nothing in TCG's nested virtualization can race.
     cpus = machine.lab.cpus or (2 if count == 1 else 1)
     return cpus, memory

@@ -123,6 +123,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         else [],
         "nodes": [
             {"name": share.name, "host": name, "vcpus": list(own), "memory": share.memory}
+            | ({"node_memory": machine.node_memory} if machine.node_memory else {})
             for share, name, own in zip(shares, hosts, vcpus(machine), strict=True)
         ],
         "workers": workers,
@@ -155,7 +156,8 @@ def print_plan(machine: Machine, out: TextIO, *, as_json: bool = False, source: 
         out.write(f"# {lab['name']}: a lab machine with {lab['cpus']} CPUs and {format_size(lab['memory'])}\n")
     for node in plan["nodes"]:
         cpus = ", ".join(map(str, node["vcpus"]))
-        out.write(f"# {node['name']} on {node['host']}: CPUs {cpus}; {format_size(node['memory'])}\n")
+        limit = f", keeps at most {format_size(node['node_memory'])}" if "node_memory" in node else ""
+        out.write(f"# {node['name']} on {node['host']}: CPUs {cpus}; {format_size(node['memory'])}{limit}\n")
     for worker in plan["workers"]:
         out.write(shlex.join(worker) + "\n")
     if plan["cluster_file"]:
