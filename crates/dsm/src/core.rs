@@ -289,7 +289,8 @@ impl Core {
         for action in actions.iter() {
             self.act(*action, &place, record, &mut scratch.buffer)?;
         }
-        self.account(before, record.node)
+        let after = record.node;
+        self.account(chunk, before, after)
     }
 }
 

@@ -289,6 +289,7 @@ impl Engine {
         let me = self.core.rules.me;
         if me == NodeId::HEAD {
             chunk.pages[index].node.state = NodeState::Exclusive;
+            chunk.here += 1;
             self.core.room.came(1);
         }
         if segment.home(offset) == me {

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(20);
 /// How long it waits after refusals.
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
-/// Pages that are asked for at the same time.
-const BATCH: u64 = 512;
+/// Pages that are asked for at the same time: more would keep the threads that move pages busy for so long that nothing else
+/// runs on a slow node.
+const BATCH: u64 = 64;
 /// Nobody has room: after so long without any success while somebody waits.
 const FULL_AFTER: Duration = Duration::from_secs(1);
 
@@ -115,8 +116,15 @@ impl Core {
             }) else {
                 return Ok(given);
             };
-            let (mut chunk, _) = segment.lock(at);
             let end = (at - at % CHUNK_PAGES as u64 + CHUNK_PAGES as u64).min(segment.pages);
+            let is_ours = |offset| segment.home(offset) == self.rules.me;
+            let skip = !own && is_ours(at) && is_ours(end - 1);
+            let (mut chunk, _) = segment.lock(at);
+            if skip || chunk.here == 0 {
+                passed += end - at;
+                hand.0 = (hand.0 + end - at) % total;
+                continue;
+            }
             for offset in at..end {
                 passed += 1;
                 hand.0 = (hand.0 + 1) % total;
@@ -124,8 +132,7 @@ impl Core {
                 let record = &mut chunk.pages[index];
                 let here = matches!(record.node.state, NodeState::Shared | NodeState::Exclusive);
                 let free = record.node.pending.is_none() && !record.node.returning;
-                let ours = segment.home(offset) == self.rules.me;
-                if !here || !free || (ours && !own) || !record.faults.pass() {
+                if !here || !free || (!own && is_ours(offset)) || !record.faults.pass() {
                     continue;
                 }
                 self.handle_locked(segment, offset, &mut chunk, index, Event::Return, scratch)?;

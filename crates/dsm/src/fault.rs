@@ -176,6 +176,7 @@ impl Core {
         filled += self.zero_run(segment, claimed)?;
         self.stats.pages_zero_filled.add(filled);
         if filled > 0 {
+            chunk.here += filled as u16;
             self.room.came(filled);
         }
         Ok(filled)

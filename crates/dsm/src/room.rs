@@ -6,6 +6,7 @@
 
 use crate::core::{Core, Failure};
 use crate::frames::Frame;
+use crate::segment::Chunk;
 use lev_coherence::{NodePage, NodeState};
 use lev_wire::NodeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -253,7 +254,12 @@ fn is_here(page: NodePage) -> bool {
 
 impl Core {
     /// What an event of a page changed.
-    pub(crate) fn account(&self, before: NodePage, after: NodePage) -> Result<(), Failure> {
+    pub(crate) fn account(
+        &self,
+        chunk: &mut Chunk,
+        before: NodePage,
+        after: NodePage,
+    ) -> Result<(), Failure> {
         match (before.returning, after.returning) {
             (false, true) => {
                 self.room.returning.fetch_add(1, Relaxed);
@@ -267,8 +273,12 @@ impl Core {
             _ => {}
         }
         match (is_here(before), is_here(after)) {
-            (false, true) => self.room.came(1),
+            (false, true) => {
+                chunk.here += 1;
+                self.room.came(1);
+            }
             (true, false) => {
+                chunk.here -= 1;
                 self.room.went();
                 return self.release();
             }

@@ -79,6 +79,8 @@ const _: () = assert!(std::mem::size_of::<PageRecord>() <= 16);
 /// Pages under one lock, and their directory entries as far as their home is here.
 pub(crate) struct Chunk {
     pub(crate) pages: [PageRecord; CHUNK_PAGES],
+    /// How many of them this node holds, those of the pool left out.
+    pub(crate) here: u16,
     entries: Vec<HomePage>,
 }
 
@@ -146,6 +148,7 @@ impl Segment {
         let chunk = || {
             Mutex::new(Chunk {
                 pages: [PageRecord::default(); CHUNK_PAGES],
+                here: 0,
                 entries: Vec::new(),
             })
         };
