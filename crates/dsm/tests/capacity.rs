@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Pages of a third of the region.
-const UNIT: u64 = 1024;
+const UNIT: u64 = 512;
 
 /// A value that tells every page and round.
 fn stamp(page: u64, round: u64) -> u64 {
