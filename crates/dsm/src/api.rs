@@ -7,11 +7,24 @@ use lev_wire::{NodeId, PageNumber};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// The way to the other nodes. Implemented by the transport; the engine never sees a socket.
+/// The transport of the engine: the way to the other nodes. The engine never sees a socket.
+///
+/// What an implementation promises, and all that the protocol relies on:
+///
+/// - **whole**: a frame arrives as it was sent (header and bytes of its parts), or not at all;
+/// - **in order for each pair**: frames from one node to another arrive in the order of the calls, one at a time, at
+///   [`Engine::on_frame`](crate::Engine::on_frame). Between different pairs nothing is promised;
+/// - **complete until the end**: a frame is lost only if the pair is cut, after which nothing arrives on it any more in
+///   that direction. A cut is told to the owner of the engine, who ends the VM or calls
+///   [`Engine::peer_lost`](crate::Engine::peer_lost); never here;
+/// - **without waiting**: `send` queues what the peer does not take at once.
+///
+/// Implementations: node channels over TCP (`PagePeers` of `lev-mesh`, and `lev-region`), and a network in memory that
+/// delays, reorders and cuts as much as this allows (`tests/faulty`).
 pub trait PageLink: Send + Sync {
-    /// Queues one frame for node `to`: `header`, then `parts` one after the other (`header.len` is their sum).
-    /// Never blocks on the peer; frames to one peer arrive in the order of the calls. Called with page locks held,
-    /// so it must not call back into the engine. A lost peer is reported elsewhere, never here.
+    /// Sends one frame to node `to`: `header`, then `parts` one after the other (`header.len` is their sum). Called with
+    /// page locks held: it must neither wait for the peer nor call back into the engine. The parts are read during the call
+    /// only, and their pages are present: no fault is served meanwhile.
     fn send(&self, to: NodeId, header: Header, parts: &[&[u8]]);
 }
 
