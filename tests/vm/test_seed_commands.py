@@ -26,7 +26,8 @@ DISPLAY = 38
 SCREEN = ("--set", f"display.vnc=127.0.0.1:{DISPLAY}")
 WORK_SECONDS = 2 * 3600
 BOOT_SECONDS = 2400
-SHELL = r":~# "
+SHELL = r"~ ?# "
+"""Of our init: busybox of different releases, different prompts."""
 RED = b"\x00\x00\xaa"
 """As a text mode shows it: blue, green, red."""
 
