@@ -26,10 +26,10 @@ DISPLAY = 38
 SCREEN = ("--set", f"display.vnc=127.0.0.1:{DISPLAY}")
 WORK_SECONDS = 2 * 3600
 BOOT_SECONDS = 2400
-SHELL = r"~ ?# "
+SHELL = r"leviathan:(~|/root)# "
 """Of our init: busybox of different releases, different prompts."""
-RED = b"\x00\x00\xaa"
-"""As a text mode shows it: blue, green, red."""
+RED = b"\x00\x00\xa8"
+"""Of text modes, whose colours have six bits: blue, green, red."""
 
 
 def seed(folder: Path, name: str, *changes: tuple[str, str]) -> str:
