@@ -26,7 +26,7 @@ await() {
     tries=0
     until eval "$1"; do
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || { echo "gave up: $1" >&2; dmesg | tail -n 15 >&2; exit 99; }
+        [ $tries -lt 900 ] || { echo "gave up: $1" >&2; dmesg | tail -n 15 >&2; exit 99; }
         usleep 100000
     done
 }
@@ -102,7 +102,7 @@ def machine(folder: Path, text: str, name: str = "test") -> Path:
     return file
 
 
-def boot(folder: Path, file: Path, command: str, *more: str, seconds: float = 150) -> Run:
+def boot(folder: Path, file: Path, command: str, *more: str, seconds: float = 500) -> Run:
     """One run that must end well."""
     run = lev_run(folder, str(file), *more, command=command, seconds=seconds)
     assert run.code == 0, run.told()

@@ -10,7 +10,7 @@ from cxl_guest import PMEM, Pair, image, machine, stores_and_keeps
 from lev_run import lev_run
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 KERNELS = ("system", "trixie", "sid")
 

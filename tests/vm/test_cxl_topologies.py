@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cxl_guest import FUNCTIONS, Pair, boot, machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 NEW = Pair("sid", "sid")
 VOLATILE = '[[cxl.memory]]\nvolatile = "256M"\n'
