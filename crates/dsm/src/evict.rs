@@ -18,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 /// Pages that are asked for at the same time: more would keep the threads that move pages busy for so long that nothing else
 /// runs on a slow node.
 const BATCH: u64 = 64;
+/// Rounds with nothing but refusals that are counted.
+const MOST_FRUITLESS: u32 = 2;
 /// Nobody has room: after so long without any success while somebody waits.
 const FULL_AFTER: Duration = Duration::from_secs(1);
 
@@ -40,24 +42,23 @@ impl Core {
             since: None,
             full: false,
         };
-        let mut pause = TICK;
+        let mut fruitless = 0;
         while !self.stopped.load(Ordering::Acquire) {
             let before = (
                 self.stats.evictions.get() + self.stats.invalidations.get(),
                 self.stats.refusals.get(),
             );
-            self.room.wait(pause);
-            let result = self.make_room(&mut hand, &mut scratch);
+            self.room.wait((TICK * (1 << fruitless)).min(LONGEST_PAUSE));
+            let result = self.make_room(&mut hand, fruitless, &mut scratch);
             if let Err(failure) = result {
                 return self.fatal(failure.into_error());
             }
             // Only refusals since: the others need time.
             let gone = self.stats.evictions.get() + self.stats.invalidations.get() > before.0;
             let refused = self.stats.refusals.get() > before.1;
-            pause = if gone || !refused {
-                TICK
-            } else {
-                (pause * 2).min(LONGEST_PAUSE)
+            fruitless = match (gone, refused) {
+                (false, true) => (fruitless + 1).min(MOST_FRUITLESS),
+                _ => 0,
             };
             self.watch_room(&mut watch, gone);
         }
@@ -66,6 +67,7 @@ impl Core {
     fn make_room(
         &self,
         hand: &mut Hand,
+        fruitless: u32,
         scratch: &mut Scratch,
     ) -> Result<(), crate::core::Failure> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -82,29 +84,37 @@ impl Core {
         if resident <= self.room.high() {
             return Ok(());
         }
-        let wanted = (resident - self.room.low()).saturating_sub(self.room.returning());
-        let batch = (self.room.limit() / 64).clamp(4, BATCH);
+        let wanted =
+            (resident - self.room.low()).saturating_sub(self.room.returning()) << fruitless;
+        // A refusal costs little, so ever more pages are asked for until one can go.
+        let batch = (self.room.limit() / 64).clamp(4, BATCH) << fruitless;
         let mut left = wanted.min(batch.saturating_sub(self.room.returning()));
-        // First what is at home elsewhere, then anything; two rounds each, because of the second chance.
-        for own in [false, true] {
-            for _ in 0..2 {
-                if left > 0 {
-                    left -= self.sweep(&segments, hand, left, own, scratch)?;
+        // First copies, which others have, too, most likely, so that nobody need take them: with only a few pages asked
+        // for at a time, refusals of all the others would hide them for seconds. Of both first what is at home elsewhere;
+        // two rounds each, because of the second chance.
+        for copies in [true, false] {
+            for own in [false, true] {
+                for _ in 0..2 {
+                    if left > 0 {
+                        left -= self.sweep(&segments, hand, left, (copies, own), scratch)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Moves the hand until so many pages were given back, once round at most; returns how many.
+    /// Moves the hand until so many pages were given back, once round at most; returns how many. `which`: only copies;
+    /// also what is at home here.
     fn sweep(
         &self,
         segments: &[Arc<Segment>],
         hand: &mut Hand,
         wanted: u64,
-        own: bool,
+        which: (bool, bool),
         scratch: &mut Scratch,
     ) -> Result<u64, crate::core::Failure> {
+        let (copies, own) = which;
         let total: u64 = segments.iter().map(|segment| segment.pages).sum();
         let (mut passed, mut given) = (0, 0);
         while passed < total && given < wanted {
@@ -130,7 +140,11 @@ impl Core {
                 hand.0 = (hand.0 + 1) % total;
                 let index = offset as usize % CHUNK_PAGES;
                 let record = &mut chunk.pages[index];
-                let here = matches!(record.node.state, NodeState::Shared | NodeState::Exclusive);
+                let here = match record.node.state {
+                    NodeState::Shared => true,
+                    NodeState::Exclusive => !copies,
+                    NodeState::Invalid | NodeState::Pooled => false,
+                };
                 let free = record.node.pending.is_none() && !record.node.returning;
                 if !here || !free || (!own && is_ours(offset)) || !record.faults.pass() {
                     continue;

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// The smallest limit with which an instruction surely finds all of its pages in place at once.
 pub(crate) const LEAST_PAGES: u64 = 256;
+/// Room that has not changed is told again after so long.
+const TELL_AGAIN_US: u64 = 300_000;
 /// What has no limit.
 const UNLIMITED: u64 = u64::MAX;
 
@@ -48,6 +50,8 @@ pub(crate) struct Room {
     /// Free pages of each node, as far as it has said.
     peers: Vec<AtomicU64>,
     told: AtomicU64,
+    /// When it was last told, microseconds since start.
+    told_us: AtomicU64,
     /// Addresses of faults that wait for room.
     parked: Mutex<Vec<u64>>,
     any_parked: AtomicBool,
@@ -71,6 +75,7 @@ impl Room {
             returning: AtomicU64::new(0),
             peers: (0..nodes).map(|_| AtomicU64::new(free)).collect(),
             told: AtomicU64::new(UNLIMITED),
+            told_us: AtomicU64::new(0),
             parked: Mutex::default(),
             any_parked: AtomicBool::new(false),
             work: Mutex::default(),
@@ -243,6 +248,24 @@ impl Room {
         }
     }
 
+    /// How much room there is, if the others should be told. What they know shrinks with each page that they send or
+    /// only meant to send, so room that stays the same must be told again, or in the end they would believe in none.
+    fn news(&self, now_us: u64) -> Option<u64> {
+        if !self.is_limited() {
+            return None;
+        }
+        let (free, told) = (self.free(), self.told.load(Relaxed));
+        let step = (self.limit / 64).max(1);
+        let changed = free != told && (free.abs_diff(told) >= step || free == 0 || told == 0);
+        let old = free > 0 && now_us >= self.told_us.load(Relaxed) + TELL_AGAIN_US;
+        if !changed && !old {
+            return None;
+        }
+        self.told.store(free, Relaxed);
+        self.told_us.store(now_us, Relaxed);
+        Some(free)
+    }
+
     fn parked(&self) -> MutexGuard<'_, Vec<u64>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -302,22 +325,17 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the others how much room there is, if that is news.
+    /// Tells the others how much room there is, if that is news to them.
     pub(crate) fn tell_room(&self) {
-        if !self.room.is_limited() {
+        let now_us = self.now_ns() / 1000;
+        let Some(free) = self.room.news(now_us) else {
             return;
-        }
-        let (now, told) = (self.room.free(), self.room.told.load(Relaxed));
-        let step = (self.room.limit() / 64).max(1);
-        if now == told || (now.abs_diff(told) < step && now > 0 && told > 0) {
-            return;
-        }
-        self.room.told.store(now, Relaxed);
+        };
         for node in (0..self.nodes)
             .map(NodeId)
             .filter(|node| *node != self.rules.me)
         {
-            self.send_frame(node, &Frame::room(now), &[]);
+            self.send_frame(node, &Frame::room(free), &[]);
         }
     }
 }
@@ -327,6 +345,21 @@ mod tests {
     use super::*;
 
     const ME: NodeId = NodeId(0);
+
+    #[test]
+    fn room_that_stays_is_told_again_and_none_is_told_once() {
+        let room = Room::new(1024, 2);
+        assert_eq!(room.news(1), Some(992));
+        assert_eq!(room.news(2), None);
+        room.came(1);
+        assert_eq!(room.news(3), None); // hardly less
+        room.came(100);
+        assert_eq!(room.news(4), Some(891));
+        assert_eq!(room.news(4 + TELL_AGAIN_US), Some(891));
+        room.came(900);
+        assert_eq!(room.news(5 + TELL_AGAIN_US), Some(0));
+        assert_eq!(room.news(6 + 3 * TELL_AGAIN_US), None);
+    }
 
     #[test]
     fn a_page_goes_home_while_there_is_room_and_then_to_the_emptiest() {
