@@ -76,14 +76,15 @@ pub unsafe fn lock_xadd_u64(p: *mut u8, add: u64) -> u64 {
     value
 }
 
-/// Adds (1, 2) to the two 64-bit halves of a 16-byte cell by `lock cmpxchg16b`; returns the
-/// number of attempts that lost the race.
+/// Adds (1, 2) to the two 64-bit halves of a 16-byte cell by `lock cmpxchg16b`; returns what the
+/// low half held before.
 ///
 /// # Safety
 /// `p` must be 16-byte aligned, valid for 16 bytes, and the CPU must have CMPXCHG16B.
 pub unsafe fn lock_cmpxchg16b_add(p: *mut u64) -> u64 {
-    let mut retries = 0;
-    let (mut lo, mut hi) = (0u64, 0u64);
+    // Each half for itself: if another thread writes in between, the first attempt fails.
+    // SAFETY: 16 valid bytes at p.
+    let (mut lo, mut hi) = unsafe { (p.read_volatile(), p.add(1).read_volatile()) };
     loop {
         let (old_lo, old_hi) = (lo, hi);
         // SAFETY: touches the 16 bytes at p (valid, aligned by the caller's promise). rbx
@@ -96,9 +97,8 @@ pub unsafe fn lock_cmpxchg16b_add(p: *mut u64) -> u64 {
                  options(nostack));
         }
         if (lo, hi) == (old_lo, old_hi) {
-            return retries;
+            return old_lo;
         }
-        retries += 1;
     }
 }
 
@@ -222,9 +222,8 @@ mod tests {
         struct Cell([u64; 2]);
         let mut cell = Cell([7, 9]);
         if has_cmpxchg16b() {
-            // SAFETY: aligned to 16 and live; the CPU has the instruction. The first attempt
-            // expects zeros and must lose.
-            assert_eq!(unsafe { lock_cmpxchg16b_add(cell.0.as_mut_ptr()) }, 1);
+            // SAFETY: aligned to 16 and live; the CPU has the instruction.
+            assert_eq!(unsafe { lock_cmpxchg16b_add(cell.0.as_mut_ptr()) }, 7);
             assert_eq!(cell.0, [8, 11]);
         }
     }

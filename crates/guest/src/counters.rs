@@ -162,18 +162,19 @@ fn spread(name: &'static str, stride: usize, cpus: &[usize], rounds: u64) -> Res
 fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
     let page = Mapping::shared(1)?;
     let begin = Instant::now();
-    let retries = apart::run(cpus, |member| {
-        // An attempt loses when another thread's increment came between.
-        let mut retries = 0;
+    let switches = apart::run(cpus, |member| {
+        let (mut switches, mut last) = (0, None);
         for round in 0..rounds {
             if round % team::together_every(rounds) == 0 {
                 member.start_together();
             }
             // SAFETY: 16-byte aligned (offset 64 of a page) and live; CPUID was asked.
-            retries += unsafe { asm::lock_cmpxchg16b_add(page.at(64).cast()) };
+            let old = unsafe { asm::lock_cmpxchg16b_add(page.at(64).cast()) };
+            switches += u64::from(last.is_some_and(|last| old > last + 1));
+            last = Some(old);
             member.progress(round + 1);
         }
-        retries
+        switches
     })?;
     let increments = rounds * cpus.len() as u64;
     let high = page.u64(72).load(SeqCst);
@@ -187,7 +188,7 @@ fn wide(cpus: &[usize], rounds: u64) -> Result<Report> {
         ],
     };
     Ok(
-        report("cmpxchg16b", cpus, rounds, retries.iter().sum(), begin)
+        report("cmpxchg16b", cpus, rounds, switches.iter().sum(), begin)
             .failing(verdict(&totals, increments)),
     )
 }
