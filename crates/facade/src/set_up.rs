@@ -5,7 +5,7 @@ use crate::fail::{self, die, NOT_STARTED};
 use crate::table::{self, Object};
 use crate::vm::{self, Shared, Vm};
 use crate::{clock, watch};
-use lev_dsm::{Activity, Engine, EngineConfig, Look, PageLink, PoolMapping};
+use lev_dsm::{Engine, EngineConfig, PageLink, PoolMapping};
 use lev_kvmabi::ioctl;
 use lev_mesh::control::{ask_all, ControlClient};
 use lev_mesh::interrupts::{InterruptPeers, Link};
@@ -184,21 +184,7 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
         Engine::start(config, Arc::clone(&pages) as Arc<dyn PageLink>),
     );
     let lost_names = Arc::clone(&names);
-    let vcpus = Arc::clone(fabric);
-    engine.take_turns(Box::new(move |look| {
-        match look {
-            Look::Glance => {}
-            Look::Closely => vcpus.look(),
-            Look::Anew => vcpus.look_anew(),
-        }
-        Activity {
-            asleep: vcpus.is_asleep(),
-            since_call: vcpus.since_call(),
-            waits: vcpus.only_waits(),
-        }
-    }));
-    let memory = Arc::clone(&engine);
-    fabric.spare_ticks(Box::new(move || memory.is_fighting()));
+    lev_mesh::hints::exchange(&engine, fabric);
     let own_names = Arc::clone(&names);
     engine.on_room(move |event| watch::on_event(&own_names, NodeId::HEAD, event.into()));
     let peers = Peers::new(Parts {

@@ -4,6 +4,7 @@
 pub mod control;
 pub mod drift;
 pub mod error;
+pub mod hints;
 pub mod host;
 pub mod interrupts;
 pub mod message;

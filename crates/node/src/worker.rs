@@ -3,7 +3,7 @@
 use crate::clock::Rate;
 use crate::memory::Window;
 use crate::probe::map_run_page;
-use lev_dsm::{Activity, Backing, Engine, EngineConfig, Look, PoolMapping, SegmentSpec};
+use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
 use lev_kvmabi::bindings as k;
 use lev_kvmabi::{ioctl, os};
 use lev_mesh::interrupts::{InterruptPeers, Link};
@@ -121,21 +121,7 @@ impl Worker {
             on_fatal,
         };
         let engine = Engine::start(config, Arc::clone(&pages) as Arc<dyn lev_dsm::PageLink>)?;
-        let vcpus = Arc::clone(&fabric);
-        engine.take_turns(Box::new(move |look| {
-            match look {
-                Look::Glance => {}
-                Look::Closely => vcpus.look(),
-                Look::Anew => vcpus.look_anew(),
-            }
-            Activity {
-                asleep: vcpus.is_asleep(),
-                since_call: vcpus.since_call(),
-                waits: vcpus.only_waits(),
-            }
-        }));
-        let memory = Arc::clone(&engine);
-        fabric.spare_ticks(Box::new(move || memory.is_fighting()));
+        lev_mesh::hints::exchange(&engine, &fabric);
         let peers = Peers::new(Parts {
             me: configure.node,
             nodes,
