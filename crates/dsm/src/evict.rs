@@ -18,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 /// Pages that are asked for at the same time: more would keep the threads that move pages busy for so long that nothing else
 /// runs on a slow node.
 const BATCH: u64 = 64;
+/// Pages that are looked at for copies to drop while there is no need of it.
+const SCAN: u64 = 4096;
 /// Rounds with nothing but refusals that are counted.
 const MOST_FRUITLESS: u32 = 2;
 /// Nobody has room: after so long without any success while somebody waits.
@@ -81,14 +83,18 @@ impl Core {
         }
         self.tell_room();
         let resident = self.room.resident();
+        let step = (self.room.limit() / 64).clamp(4, BATCH);
         if resident <= self.room.high() {
+            if resident + step > self.room.high() {
+                // No need of its own, but nodes that have no copies to drop wait for room here.
+                self.sweep(&segments, hand, step, (true, true), SCAN, scratch)?;
+            }
             return Ok(());
         }
         let wanted =
             (resident - self.room.low()).saturating_sub(self.room.returning()) << fruitless;
         // A refusal costs little, so ever more pages are asked for until one can go.
-        let batch = (self.room.limit() / 64).clamp(4, BATCH) << fruitless;
-        let mut left = wanted.min(batch.saturating_sub(self.room.returning()));
+        let mut left = wanted.min((step << fruitless).saturating_sub(self.room.returning()));
         // First copies, which others have, too, most likely, so that nobody need take them: with only a few pages asked
         // for at a time, refusals of all the others would hide them for seconds. Of both first what is at home elsewhere;
         // two rounds each, because of the second chance.
@@ -96,7 +102,8 @@ impl Core {
             for own in [false, true] {
                 for _ in 0..2 {
                     if left > 0 {
-                        left -= self.sweep(&segments, hand, left, (copies, own), scratch)?;
+                        left -=
+                            self.sweep(&segments, hand, left, (copies, own), u64::MAX, scratch)?;
                     }
                 }
             }
@@ -104,20 +111,21 @@ impl Core {
         Ok(())
     }
 
-    /// Moves the hand until so many pages were given back, once round at most; returns how many. `which`: only copies;
-    /// also what is at home here.
+    /// Moves the hand until so many pages were given back, over `most` pages and once round at most;
+    /// returns how many. `which`: only copies; also what is at home here.
     fn sweep(
         &self,
         segments: &[Arc<Segment>],
         hand: &mut Hand,
         wanted: u64,
         which: (bool, bool),
+        most: u64,
         scratch: &mut Scratch,
     ) -> Result<u64, crate::core::Failure> {
         let (copies, own) = which;
         let total: u64 = segments.iter().map(|segment| segment.pages).sum();
         let (mut passed, mut given) = (0, 0);
-        while passed < total && given < wanted {
+        while passed < total.min(most) && given < wanted {
             let mut at = hand.0 % total;
             let Some(segment) = segments.iter().find(|segment| {
                 let inside = at < segment.pages;
