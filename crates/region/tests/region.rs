@@ -103,7 +103,8 @@ fn all_nodes_see_what_each_wrote_and_none_loses_an_addition() {
             );
         }
         assert_eq!(region.word(16).unwrap().load(Ordering::Acquire), 600);
-        assert!(region.counters().faults_read > 0);
+        // However they came: asked for, or sent ahead of a fault.
+        assert!(region.counters().pages_received > 0);
     });
     everywhere(&regions, |_, region| {
         region.close(LIMIT).unwrap();
