@@ -45,7 +45,11 @@ def touch_after_loss(region: Region) -> None:
         region.store(4096, 7)
     region.barrier()
     if region.node == 1:
+        # Not before the other one has left the barrier, which would say that node 1 is lost, too.
+        while region.load(8192 - 8) == 0:
+            time.sleep(0.01)
         os._exit(3)
+    region.store(8192 - 8, 1)
     view = memoryview(region)
     while True:
         view[4096]
