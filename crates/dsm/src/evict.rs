@@ -11,10 +11,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often the thread looks by itself.
+/// How often the thread looks by itself; twice as long after each round with nothing but refusals.
 const TICK: Duration = Duration::from_millis(20);
-/// How long it waits after refusals.
-const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 /// Pages that are asked for at the same time: more would keep the threads that move pages busy for so long that nothing else
 /// runs on a slow node.
 const BATCH: u64 = 64;
@@ -37,7 +35,7 @@ struct Watch {
 }
 
 impl Core {
-    /// Makes room until the engine stops.
+    /// Makes room until the engine stops; only for nodes with a limit.
     pub(crate) fn serve_room(&self) {
         let (mut hand, mut scratch) = (Hand::default(), Scratch::new());
         let mut watch = Watch {
@@ -50,7 +48,7 @@ impl Core {
                 self.stats.evictions.get() + self.stats.invalidations.get(),
                 self.stats.refusals.get(),
             );
-            self.room.wait((TICK * (1 << fruitless)).min(LONGEST_PAUSE));
+            self.room.wait(TICK * (1 << fruitless));
             let result = self.make_room(&mut hand, fruitless, &mut scratch);
             if let Err(failure) = result {
                 return self.fatal(failure.into_error());
@@ -78,7 +76,7 @@ impl Core {
             .filter(|segment| segment.active.load(Ordering::Acquire))
             .map(Arc::clone)
             .collect();
-        if segments.is_empty() || !self.room.is_limited() {
+        if segments.is_empty() {
             return Ok(());
         }
         self.tell_room();

@@ -2,7 +2,7 @@
 //! anything. Not part of the crate's interface.
 
 use crate::handshake::{self, Stranger};
-use crate::hello::{Answer, Code, Greeting, Intent, Status, Verdict, PROTOCOL};
+use crate::hello::{Answer, Greeting, Intent, Status, Verdict, CODES, PROTOCOL};
 use crate::receiver::Receiver;
 use crate::record::{Keys, Opener, Sealer};
 use crate::sys::Deadline;
@@ -78,14 +78,7 @@ pub fn hellos() -> Vec<(String, Vec<u8>)> {
             intent(purpose).encode(),
         ));
     }
-    for code in [
-        Code::Accepted,
-        Code::Version,
-        Code::Node,
-        Code::SameNode,
-        Code::Purpose,
-        Code::Encryption,
-    ] {
+    for code in CODES {
         let verdict = Verdict {
             code,
             node: NodeId(0),

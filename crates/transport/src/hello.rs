@@ -283,7 +283,7 @@ pub(crate) enum Code {
 }
 
 /// All codes, at their numbers.
-const CODES: [Code; 6] = [
+pub(crate) const CODES: [Code; 6] = [
     Code::Accepted,
     Code::Version,
     Code::Node,
