@@ -125,7 +125,7 @@ def test_words_of_the_user_come_last_and_a_reboot_ends_qemu_unless_allowed() -> 
     assert "lpj=9600000" in option(head_command(machine, ticking), "-append")[0].split()
     late = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "late_cpus": True})
     words = option(head_command(Machine(nodes=2, cpus=4), late), "-append")[0].split()
-    assert words[-2:] == ["maxcpus=2", "lev.cpus=late"]
+    assert words[-3:] == ["noreplace-smp", "maxcpus=2", "lev.cpus=late"]
     again = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "restart_on_reboot": True})
     assert "-no-reboot" not in head_command(machine, again)
 

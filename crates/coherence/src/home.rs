@@ -142,10 +142,16 @@ impl HomePage {
         self.changes
     }
 
+    /// Nobody has the page, and nobody is about to get it: it is zero.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.state == HomeState::Zero && self.busy.is_none()
+    }
+
     /// The home itself fills the page with zeroes and owns it, if it is [`HomeState::Zero`] and idle; else nothing
     /// happens and the answer is `false`. For filling in blocks, without messages.
     pub fn claim_zero(&mut self, home: NodeId) -> bool {
-        let free = self.state == HomeState::Zero && self.busy.is_none();
+        let free = self.is_untouched();
         if free {
             self.state = HomeState::Owned(home);
         }

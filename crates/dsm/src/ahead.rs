@@ -8,9 +8,7 @@ use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::Frame;
 use crate::memory;
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
-use lev_coherence::{
-    Access, HomePage, HomeState, Illegal, Message, NodeState, Page, Slot, Surroundings,
-};
+use lev_coherence::{Access, Illegal, Message, NodeState, Page, Slot, Surroundings};
 use lev_wire::{NodeId, PageNumber};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -196,7 +194,7 @@ impl Core {
     /// Gives node `to`, which asks for an untouched page, the untouched ones around it.
     fn give_neighbours(&self, segment: &Segment, offset: u64, to: NodeId) {
         let (mut chunk, index) = segment.lock(offset);
-        if !is_untouched(chunk.both(index).1) {
+        if !chunk.both(index).1.is_untouched() {
             return;
         }
         let (pages, upwards) = self.zeroes.window_and_way(to, segment.first + offset);
@@ -346,11 +344,6 @@ impl Surroundings for Nothing {
     fn is_lost(&self, _: NodeId) -> bool {
         false
     }
-}
-
-/// Nobody has the page, nobody is about to get it.
-fn is_untouched(entry: &HomePage) -> bool {
-    *entry.state() == HomeState::Zero && !entry.is_busy()
 }
 
 #[cfg(test)]

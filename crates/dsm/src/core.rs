@@ -5,6 +5,7 @@ use crate::ahead::Appetite;
 use crate::discards::Discards;
 use crate::gate::Gate;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
+use crate::loose::Loose;
 use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
@@ -25,7 +26,7 @@ pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 
 /// Everything that the engine's threads share.
 ///
-/// Order of locks: the table, then one page, then any of the small ones (holds, discards, visits).
+/// Order of locks: the table, then one page (or all of a block, upwards: `loose`), then any of the small ones (holds, discards, visits).
 pub(crate) struct Core {
     pub(crate) rules: Rules,
     pub(crate) nodes: u16,
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) fetch_time: FetchTime,
     pub(crate) gate: Gate,
     pub(crate) room: Room,
+    pub(crate) loose: Loose,
     pub(crate) lost: Lost,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
@@ -174,6 +176,7 @@ impl Core {
             fetch_time: FetchTime::new(),
             gate: Gate::new(config.me),
             room: Room::new(options.node_memory / PAGE, config.nodes),
+            loose: Loose::new(options.huge_pages),
             lost: Lost::default(),
             discards: Discards::default(),
             stats: Stats::default(),
@@ -209,11 +212,11 @@ impl Core {
         event: Event<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
-        let (mut chunk, index) = segment.lock(offset);
+        let (mut chunk, index) = self.lock_watched(segment, offset)?;
         self.handle_locked(segment, offset, &mut chunk, index, event, scratch)
     }
 
-    /// [`Core::handle`] for a caller that has the lock.
+    /// [`Core::handle`] for a caller that has the lock, of a page that is watched.
     pub(crate) fn handle_locked(
         &self,
         segment: &Segment,
@@ -226,6 +229,7 @@ impl Core {
         if matches!(event, Event::Message(from, ..) if self.lost.has(from)) {
             return Ok(()); // asked under the page's lock: from the moment on at which the loss was handled
         }
+        debug_assert!(!chunk.loose, "an event of a page that nobody watches");
         let home = segment.home(offset);
         let (record, entry) = if home == self.rules.me {
             let (record, entry) = chunk.both(index);

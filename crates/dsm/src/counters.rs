@@ -45,6 +45,10 @@ pub struct Counters {
     pub pages_received: u64,
     /// Pages filled with zeroes on first touch, block fill included.
     pub pages_zero_filled: u64,
+    /// Blocks of this home that left userfaultfd, for huge pages.
+    pub blocks_loosened: u64,
+    /// Those of them that came back, because another node wanted a page.
+    pub blocks_tightened: u64,
     /// Untouched pages of this home that went along with one that another node asked for.
     pub zero_range_pages: u64,
     /// Copies of this home that went along with one that another node asked to read.
@@ -104,6 +108,8 @@ impl Counters {
             ("zero_pages_sent", self.zero_pages_sent),
             ("pages_received", self.pages_received),
             ("pages_zero_filled", self.pages_zero_filled),
+            ("blocks_loosened", self.blocks_loosened),
+            ("blocks_tightened", self.blocks_tightened),
             ("zero_range_pages", self.zero_range_pages),
             ("read_ahead_sent", self.read_ahead_sent),
             ("prefetched", self.prefetched),

@@ -8,7 +8,7 @@ use crate::room::{RoomEvent, LEAST_PAGES};
 use crate::segment::{Segment, SegmentTable};
 use crate::threads::{self, StopFlag};
 use crate::{Backing, DsmError, EngineConfig, LookAtThreads, PageLink, SegmentSpec};
-use lev_coherence::{HomePage, HomeState, NodeState, Sharers};
+use lev_coherence::{HomePage, NodeState, Sharers};
 use lev_uffd::{Memory, Uffd};
 use lev_wire::{NodeId, PageNumber};
 use std::cell::RefCell;
@@ -313,11 +313,9 @@ impl Engine {
             )?);
         }
         for offset in offsets {
-            let (mut chunk, index) = segment.lock(offset);
-            let untouched = |entry: Option<&HomePage>| {
-                entry.is_none_or(|entry| *entry.state() == HomeState::Zero && !entry.is_busy())
-            };
-            if segment.home(offset) == self.core.rules.me && untouched(chunk.entry(index)) {
+            let (mut chunk, index) = self.core.lock_watched(segment, offset)?;
+            let untouched = chunk.entry(index).is_none_or(HomePage::is_untouched);
+            if segment.home(offset) == self.core.rules.me && untouched {
                 continue;
             }
             self.core.stats.discards.add(1);

@@ -135,7 +135,7 @@ impl Core {
             let end = (at - at % CHUNK_PAGES as u64 + CHUNK_PAGES as u64).min(segment.pages);
             let is_ours = |offset| segment.home(offset) == self.rules.me;
             let skip = !own && is_ours(at) && is_ours(end - 1);
-            let (mut chunk, _) = segment.lock(at);
+            let (mut chunk, _) = self.lock_watched(segment, at)?;
             if skip || chunk.here == 0 {
                 passed += end - at;
                 hand.0 = (hand.0 + end - at) % total;

@@ -3,7 +3,7 @@
 use crate::core::{Core, Event, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
 use crate::DsmError;
-use lev_coherence::{Access, NodePage, NodeState};
+use lev_coherence::{Access, HomePage, NodePage, NodeState};
 use lev_uffd::{Fault, Fill};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -43,7 +43,18 @@ impl Core {
             Access::Read
         };
         let (mut chunk, index) = segment.lock(offset);
+        if chunk.loose {
+            return Ok(()); // an old event: its thread was woken when the block left userfaultfd
+        }
         let at_home = segment.home(offset) == self.rules.me;
+        if at_home && self.is_unclaimed(segment, &chunk, offset) {
+            drop(chunk);
+            if self.loosen(segment, offset)? {
+                self.stats.faults_zero.add(1);
+                return Ok(());
+            }
+            (chunk, _) = self.lock_watched(segment, offset)?;
+        }
         let record = &mut chunk.pages[index];
         match (record.node.state, access) {
             (state @ (NodeState::Exclusive | NodeState::Pooled), _)
@@ -154,19 +165,10 @@ impl Core {
         let mut filled = 0;
         let mut claimed: Option<Range<u64>> = None;
         for offset in run {
-            let index = offset as usize % CHUNK_PAGES;
-            let untouched = segment.home(offset) == self.rules.me
-                && chunk.pages[index].node == NodePage::default()
-                && {
-                    let (record, entry) = chunk.both(index);
-                    let mine = entry.claim_zero(self.rules.me);
-                    if mine {
-                        record.node.state = NodeState::Exclusive;
-                        record.granted_us = now;
-                        record.faults.granted();
-                    }
-                    mine
-                };
+            let untouched = self.is_unclaimed(segment, chunk, offset);
+            if untouched {
+                self.claim(chunk, offset, now);
+            }
             match (&mut claimed, untouched) {
                 (Some(range), true) => range.end = offset + 1,
                 (None, true) => claimed = Some(offset..offset + 1),
@@ -180,6 +182,24 @@ impl Core {
             self.room.came(filled);
         }
         Ok(filled)
+    }
+
+    /// Whether the page is at home here and nobody has touched it.
+    pub(crate) fn is_unclaimed(&self, segment: &Segment, chunk: &Chunk, offset: u64) -> bool {
+        let index = offset as usize % CHUNK_PAGES;
+        segment.home(offset) == self.rules.me
+            && chunk.pages[index].node == NodePage::default()
+            && chunk.entry(index).is_none_or(HomePage::is_untouched)
+    }
+
+    /// The page, which [`Core::is_unclaimed`], becomes this node's.
+    pub(crate) fn claim(&self, chunk: &mut Chunk, offset: u64, now: u32) {
+        let (record, entry) = chunk.both(offset as usize % CHUNK_PAGES);
+        let mine = entry.claim_zero(self.rules.me);
+        debug_assert!(mine);
+        record.node.state = NodeState::Exclusive;
+        record.granted_us = now;
+        record.faults.granted();
     }
 
     /// Fills a run of pages; returns its length.

@@ -243,7 +243,7 @@ impl Core {
             let Some((segment, offset)) = table.find_page(page) else {
                 continue; // given up since
             };
-            let (mut chunk, _) = segment.lock(offset);
+            let (mut chunk, _) = self.lock_watched(segment, offset)?;
             let index = offset as usize % CHUNK_PAGES;
             let node = chunk.pages[index].node;
             if node.pending.is_none() && node.state == NodeState::Invalid {

@@ -3,7 +3,7 @@
 use crate::pool::Pool;
 use crate::segment::Chunk;
 use crate::{Counters, Engine, HotPage};
-use lev_coherence::{HomePage, HomeState};
+use lev_coherence::HomePage;
 use lev_wire::PageNumber;
 
 /// Hottest pages that [`Engine::counters`] shows.
@@ -27,8 +27,7 @@ impl Engine {
             return false;
         }
         let (chunk, index) = segment.lock(offset);
-        let entry = chunk.entry(index);
-        entry.is_none_or(|entry| *entry.state() == HomeState::Zero && !entry.is_busy())
+        chunk.entry(index).is_none_or(HomePage::is_untouched)
     }
 
     /// The counters now. Looks at every page for the hottest ones: not for a busy loop.

@@ -21,6 +21,7 @@ mod gate;
 mod hold;
 mod inspect;
 mod intake;
+mod loose;
 mod lost;
 mod memory;
 mod pool;

@@ -45,6 +45,9 @@ impl Core {
         for segment in table.iter() {
             for first in (0..segment.pages).step_by(CHUNK_PAGES) {
                 let (mut chunk, _) = segment.lock(first);
+                if chunk.loose {
+                    continue; // no other node has ever had anything of it
+                }
                 let end = (first + CHUNK_PAGES as u64).min(segment.pages);
                 for offset in first..end {
                     let index = offset as usize % CHUNK_PAGES;

@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// include/uapi/asm-generic/mman-common.h, since Linux 6.1.
+const MADV_COLLAPSE: i32 = 25;
+const COLLAPSE_TRIES: u32 = 3;
 
 /// The bytes of a page, aligned like one.
 #[repr(C, align(4096))]
@@ -36,6 +39,17 @@ fn call(name: &'static str, at: u64, result: i64) -> Result<i64, DsmError> {
     })
 }
 
+/// Mappings that a process may have, if the kernel does not say otherwise (`vm.max_map_count`).
+const DEFAULT_MAP_COUNT: u64 = 65530;
+
+/// Mappings that this process may have.
+pub(crate) fn max_map_count() -> u64 {
+    std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_MAP_COUNT)
+}
+
 fn madvise(start: u64, len: u64, advice: i32, name: &'static str) -> Result<(), DsmError> {
     // SAFETY: callers pass ranges of guest memory, which the engine owns: what the advice does to its contents is
     // what the protocol wants, and nobody holds Rust references into it.
@@ -45,12 +59,37 @@ fn madvise(start: u64, len: u64, advice: i32, name: &'static str) -> Result<(), 
 
 /// Keeps huge pages away: they would make one page out of 512.
 pub(crate) fn forbid_huge_pages(start: u64, len: u64) -> Result<(), DsmError> {
-    match madvise(
+    advise_huge_pages(
         start,
         len,
         libc::MADV_NOHUGEPAGE,
         "madvise(MADV_NOHUGEPAGE)",
-    ) {
+    )
+}
+
+/// Asks for huge pages where the range is touched.
+pub(crate) fn allow_huge_pages(start: u64, len: u64) -> Result<(), DsmError> {
+    advise_huge_pages(start, len, libc::MADV_HUGEPAGE, "madvise(MADV_HUGEPAGE)")
+}
+
+/// Puts a huge page where pages of 4 KiB are, or none. Without one (a kernel before 6.1, no huge page free) all works as
+/// well, only slower.
+pub(crate) fn collapse(start: u64, len: u64) {
+    // A page that a thread touches meanwhile is busy for a moment.
+    for _ in 0..COLLAPSE_TRIES {
+        if madvise(start, len, MADV_COLLAPSE, "madvise(MADV_COLLAPSE)").is_ok() {
+            return;
+        }
+    }
+}
+
+fn advise_huge_pages(
+    start: u64,
+    len: u64,
+    advice: i32,
+    name: &'static str,
+) -> Result<(), DsmError> {
+    match madvise(start, len, advice, name) {
         // A kernel without transparent huge pages does not know the advice, and does not need it.
         Err(DsmError::System {
             errno: libc::EINVAL,

@@ -8,8 +8,6 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Mappings that a process may have if the kernel does not say otherwise (`vm.max_map_count`).
-const DEFAULT_MAP_COUNT: u64 = 65530;
 /// Mappings left to the rest of the process.
 const OTHER_MAPPINGS: u64 = 8192;
 
@@ -32,7 +30,7 @@ impl Pool {
             return Err(DsmError::Config("the pool has less than one page per node"));
         }
         // Every pooled page cuts a mapping of guest memory in two and adds its own: two mappings more.
-        let usable = slots.min((max_map_count().saturating_sub(OTHER_MAPPINGS)) / 2);
+        let usable = slots.min((memory::max_map_count().saturating_sub(OTHER_MAPPINGS)) / 2);
         let part = (usable / u64::from(nodes)) as u32;
         let base = memory::map_shared(mapping.fd.as_fd(), mapping.offset, slots * PAGE)?;
         let first = u32::from(me.0) * part;
@@ -86,11 +84,4 @@ impl Drop for Pool {
     fn drop(&mut self) {
         memory::unmap(self.base, self.slots * PAGE);
     }
-}
-
-fn max_map_count() -> u64 {
-    std::fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(DEFAULT_MAP_COUNT)
 }

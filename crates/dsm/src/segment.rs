@@ -81,6 +81,8 @@ pub(crate) struct Chunk {
     pub(crate) pages: [PageRecord; CHUNK_PAGES],
     /// How many of them this node holds, those of the pool left out.
     pub(crate) here: u16,
+    /// userfaultfd does not watch them; see [`crate::loose`].
+    pub(crate) loose: bool,
     entries: Vec<HomePage>,
 }
 
@@ -149,6 +151,7 @@ impl Segment {
             Mutex::new(Chunk {
                 pages: [PageRecord::default(); CHUNK_PAGES],
                 here: 0,
+                loose: false,
                 entries: Vec::new(),
             })
         };

@@ -54,7 +54,9 @@ fn contents_of_the_head_from_before_are_kept() {
 
 #[test]
 fn first_touch_at_home_fills_a_block_without_traffic() {
-    run(&Cluster::start(Shape::new(2, 4096)), |cluster| {
+    let mut shape = Shape::new(2, 4096);
+    shape.options.huge_pages = false;
+    run(&Cluster::start(shape), |cluster| {
         (0..1024).for_each(|page| cluster.nodes[0].write(page, 0, page + 1));
         let counters = cluster.nodes[0].engine.counters();
         assert_eq!(

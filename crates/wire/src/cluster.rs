@@ -106,6 +106,8 @@ pub struct EngineOptions {
     /// Most pages, the faulting one included, that a node asks for when its faults run through memory; 0: never more
     /// than the faulting one.
     pub prefetch: u32,
+    /// Blocks that only their home has touched are left to the kernel, which can back them with huge pages.
+    pub huge_pages: bool,
     /// Most guest memory that each node keeps resident, bytes; 0: no limit.
     pub node_memory: u64,
 }
@@ -119,6 +121,7 @@ impl Default for EngineOptions {
             zero_block: 512,
             read_ahead: 16,
             prefetch: 16,
+            huge_pages: true,
             node_memory: 0,
         }
     }

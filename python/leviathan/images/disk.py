@@ -59,8 +59,7 @@ def create(path: Path, size: int, disk_format: str = "raw") -> None:
     """Makes an empty image of ``size`` bytes, sparse. Raises ``UsageError`` for one that exists."""
     if disk_format not in FORMATS:
         raise UsageError(f"--format {disk_format}: known are {', '.join(FORMATS)}")
-    if path.exists():
-        raise UsageError(f"{path} is there already", hint="remove it first, if nothing on it is needed")
+    _check_absent(path)
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.absolute().parent}")
     if disk_format == "raw":
@@ -80,6 +79,7 @@ def install(path: Path, size: int, order: Install, progress: Progress, disk_form
         raise UsageError(f"{format_size(size)} is too small for a system", hint=f"give {format_size(SMALLEST)} or more")
     if not SUITE.fullmatch(order.suite):
         raise UsageError(f"--install {order.suite}: not the name of a suite", hint="for example bookworm or trixie")
+    _check_absent(path)
     _check_host(order)
     # Found out now, not after minutes of work.
     create(path, size, disk_format)
@@ -99,6 +99,11 @@ def install(path: Path, size: int, order: Install, progress: Progress, disk_form
         with progress.step(f"converting to {disk_format}"):
             words = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, str(disk), str(path)]
             run(words, "qemu-img convert", FILL_SECONDS)
+
+
+def _check_absent(path: Path) -> None:
+    if path.exists():
+        raise UsageError(f"{path} is there already", hint="remove it first, if nothing on it is needed")
 
 
 def _check_host(order: Install) -> None:

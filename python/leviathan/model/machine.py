@@ -68,6 +68,8 @@ class Engine(Strict):
     """Most pages sent along with one that is read; 0: none."""
     prefetch: Annotated[int, Field(ge=0, le=64)] | None = None
     """Most pages asked for at once while faults run through memory; 0: only the faulting one."""
+    huge_pages: bool | None = None
+    """Blocks of 2 MiB that only their home has touched are left to the kernel, which can back them with huge pages."""
 
 
 class Timeouts(Strict):

@@ -105,7 +105,8 @@ def kernel_words(machine: Machine, head: HeadCommand) -> str:
                 # Else each CPU of another node times its delay loop by the first one's ticks, a fault for each.
                 words.append(f"lpj={head.tsc_khz * 1000 // head.tick_hz}")
     if head.late_cpus:
-        words += [f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
+        # A kernel that boots on one CPU would take its lock prefixes out, and put them back for the second one.
+        words += ["noreplace-smp", f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
     return " ".join([*words, *head.init_words.split(), *machine.append.split()])
 
 

@@ -143,8 +143,9 @@ def lab_size(machine: Machine) -> tuple[int, int]:
         nodes = -(-len(machine.shares()) // count)
         guest = min(guest, nodes * machine.node_memory)
     memory = machine.lab.memory or LAB_BASE_MEMORY + guest
-    # Machines that run beside each other have one CPU each, so that nothing in TCG's nested virtualization can race.
-    cpus = machine.lab.cpus or (2 if count == 1 else 1)
+    # One CPU where TCG runs the machine on one thread anyway, or several machines run beside each other: its kernel
+    # then needs no interrupts between CPUs, and nothing in TCG's nested virtualization can race.
+    cpus = machine.lab.cpus or (2 if machine.stock else 1)
     return cpus, memory
 
 

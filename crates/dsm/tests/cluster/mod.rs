@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 pub const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
 /// Number of the first page of the segment in every test.
 pub const FIRST: u64 = 0x7_f000_0000;
 
@@ -204,7 +205,7 @@ pub fn map(pages: u64, backing: Backing) -> u64 {
     let address = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            pages as usize * PAGE,
+            pages as usize * PAGE + HUGE_PAGE,
             rights,
             flags,
             -1,
@@ -212,7 +213,8 @@ pub fn map(pages: u64, backing: Backing) -> u64 {
         )
     };
     assert_ne!(address, libc::MAP_FAILED);
-    address as u64
+    // As QEMU aligns guest memory, so that huge pages can back it.
+    (address as u64).next_multiple_of(HUGE_PAGE as u64)
 }
 
 fn pool_file(pages: u64) -> OwnedFd {
