@@ -1,4 +1,4 @@
-"""Which machines have a pool for hot pages, and which start their workers' CPUs late."""
+"""Which machines have a pool for hot pages, which start their workers' CPUs late, and on which CPUs their nodes run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from leviathan.errors import ConfigError, UsageError
+from leviathan.model import make_machine
 from leviathan.model.machine import LabOptions, Machine, Pool
 from leviathan.vm.cluster import Identity, cluster_file
-from leviathan.vm.place import Choice, has_late_cpus, pooled
+from leviathan.vm.place import Choice, has_late_cpus, lab_cpus, lab_size, pooled
 from leviathan.vm.pool import check_pool
 
 LAB, NATIVE = Choice(lab=True, reason=""), Choice(lab=False, reason="")
@@ -86,3 +87,29 @@ def test_a_dax_device_tells_its_size_and_unit(tmp_path: Path) -> None:
 def test_nodes_in_the_lab_take_no_pool_of_the_users() -> None:
     with pytest.raises(UsageError, match="TCG does not see code that another QEMU process writes"):
         check_pool(with_pool("/dev/dax0.0"), lab=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cpus", "own"),
+    [
+        ({"nodes": 2, "cpus": 2}, 2, [[0], [1]]),
+        ({"nodes": 2, "cpus": 4}, 4, [[0, 1], [2, 3]]),
+        ({"nodes": [{"cpus": 1}, {"cpus": 3}], "cpus": 4}, 4, [[0], [1, 2, 3]]),
+        ({"nodes": 2, "cpus": 4, "lab": {"cpus": 2}}, 2, [[0], [1]]),
+        ({"nodes": 3, "cpus": 3, "lab": {"cpus": 2}}, 2, None),
+        ({"nodes": 4, "cpus": 32, "memory": "4G"}, 16, [[*range(first, first + 4)] for first in (0, 4, 8, 12)]),
+        ({"nodes": 1, "cpus": 4}, 4, None),
+        ({"nodes": 0, "cpus": 4}, 2, None),
+    ],
+)
+def test_each_node_has_cpus_of_its_own_in_the_lab(
+    changes: dict[str, object], cpus: int, own: list[list[int]] | None
+) -> None:
+    machine = make_machine(changes, source="test")
+    assert lab_size(machine)[0] == cpus
+    found = lab_cpus(machine, cpus)
+    assert (found and [list(node) for node in found]) == own
+
+
+def test_machines_beside_each_other_have_one_cpu_each() -> None:
+    assert lab_size(Machine(nodes=2, cpus=4, lab={"machines": 2}))[0] == 1

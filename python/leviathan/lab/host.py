@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,13 @@ class LabHost:
         """Path of QEMU in the machine."""
         self._info: Reply | None = None
         self._facts: HostFacts | None = None
+        self._place: tuple[str, ...] = ()
+
+    def on_cpus(self, cpus: Sequence[int]) -> LabHost:
+        """The same machine, as a place whose programs stay on some of its CPUs."""
+        host = copy.copy(self)
+        host._place = ("taskset", "-c", ",".join(map(str, cpus)))
+        return host
 
     @property
     def shared_pool(self) -> str | None:
@@ -91,7 +99,7 @@ class LabHost:
         pty: tuple[int, int] | None = None,
     ) -> LabProcess:
         """Starts a program. With ``pty`` (rows, columns) it has a terminal, whose bytes go to ``stdout``, raw."""
-        return self.machine.channel.spawn(argv, env or {}, stdout, stderr, stdin, pty)
+        return self.machine.channel.spawn([*self._place, *argv], env or {}, stdout, stderr, stdin, pty)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Writes a file, folders included."""

@@ -11,6 +11,7 @@ from leviathan.errors import StartError, UsageError
 from leviathan.launch.host import Host
 from leviathan.launch.local import LocalHost, memory_free
 from leviathan.model.complete import complete
+from leviathan.model.layout import vcpus
 from leviathan.model.machine import Machine
 from leviathan.model.sizes import GIB, format_size
 from leviathan.vm.direct import with_our_init
@@ -19,7 +20,7 @@ from leviathan.vm.pool import check_pool
 from leviathan.vm.prepare import Boot
 from leviathan.vm.progress import Progress
 
-__all__ = ["NO_POOL", "Choice", "Placement", "choose", "has_late_cpus", "place", "pooled"]
+__all__ = ["NO_POOL", "Choice", "Placement", "choose", "has_late_cpus", "lab_cpus", "lab_size", "place", "pooled"]
 
 LAB_QEMU = "/usr/bin/qemu-system-x86_64"
 LAB_BASE_MEMORY = GIB
@@ -29,6 +30,8 @@ NO_POOL = (
     "writes into shared memory"
 )
 """Why the VM goes without a pool that was not switched off."""
+MOST_LAB_CPUS = 16
+"""That a lab machine has if nobody says how many."""
 GUEST_KERNEL = "/guest/vmlinuz"
 GUEST_INITRD = "/guest/initrd"
 GUEST_FIRMWARE = "/guest/firmware"
@@ -58,7 +61,7 @@ class Placement:
     @property
     def one_host(self) -> bool:
         """All nodes are on one host, so that they talk over loopback."""
-        return all(host is self.hosts[0] for host in self.hosts)
+        return all(host.name == self.hosts[0].name for host in self.hosts)
 
 
 def choose(machine: Machine, local: LocalHost) -> Choice:
@@ -143,10 +146,26 @@ def lab_size(machine: Machine) -> tuple[int, int]:
         nodes = -(-len(machine.shares()) // count)
         guest = min(guest, nodes * machine.node_memory)
     memory = machine.lab.memory or LAB_BASE_MEMORY + guest
-    # One CPU where TCG runs the machine on one thread anyway, or several machines run beside each other: its kernel
-    # then needs no interrupts between CPUs, and nothing in TCG's nested virtualization can race.
-    cpus = machine.lab.cpus or (2 if machine.stock else 1)
-    return cpus, memory
+    if machine.lab.cpus:
+        return machine.lab.cpus, memory
+    if count > 1:
+        # One CPU each, so that nothing in TCG's nested virtualization can race.
+        return 1, memory
+    return 2 if machine.stock else min(max(machine.cpus, 2), MOST_LAB_CPUS), memory
+
+
+def lab_cpus(machine: Machine, cpus: int) -> list[range] | None:
+    """The CPUs of the only lab machine that each node has for itself; ``None``: too few of them, or only one node.
+
+    A node's page tables are then used on its own CPUs only, and taking a page away interrupts no others. vCPUs that
+    wait for each other never share a CPU if there is one for each.
+    """
+    own = vcpus(machine)
+    if machine.stock or len(own) < 2 or cpus < len(own):
+        return None
+    if cpus == machine.cpus:
+        return [range(node[0], node[-1] + 1) for node in own]
+    return [range(node * cpus // len(own), (node + 1) * cpus // len(own)) for node in range(len(own))]
 
 
 def _place_in_lab(
@@ -206,7 +225,9 @@ def _place_in_lab(
     if first.qemu is None:
         raise StartError("the lab machine holds no QEMU")
     # Neighbours share a lab machine when there are fewer machines than nodes.
-    hosts: list[Host] = [lab.hosts[node * count // shares] for node in range(shares)]
+    there = [lab.hosts[node * count // shares] for node in range(shares)]
+    own = lab_cpus(machine, cpus) if count == 1 else None
+    hosts: list[Host] = [host.on_cpus(cpu) for host, cpu in zip(there, own, strict=True)] if own else [*there]
     if inside.display.vnc is not None and machine.display.vnc is not None:
         stack.enter_context(VncRelay(first, inside.display.vnc, machine.display.vnc))
         progress.note(f"the guest's screen is on VNC {machine.display.vnc} of this machine")

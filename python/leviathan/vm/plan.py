@@ -30,6 +30,7 @@ from leviathan.vm.place import (
     Choice,
     choose,
     has_late_cpus,
+    lab_cpus,
     lab_size,
     pooled,
 )
@@ -116,6 +117,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         )
         cluster = masked(whole) | {"run_id": "RUN"}
     cpus, memory = lab_size(machine)
+    own_cpus: list[range] = (lab_cpus(machine, cpus) if choice.lab and count == 1 else None) or [range(0)] * len(shares)
     return {
         "where": {"lab": choice.lab, "reason": choice.reason},
         "lab_machines": [{"name": f"lab{n}", "cpus": cpus, "memory": memory} for n in range(count)]
@@ -124,7 +126,8 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
         "nodes": [
             {"name": share.name, "host": name, "vcpus": list(own), "memory": share.memory}
             | ({"node_memory": machine.node_memory} if machine.node_memory else {})
-            for share, name, own in zip(shares, hosts, vcpus(machine), strict=True)
+            | ({"host_cpus": list(there)} if there else {})
+            for share, name, own, there in zip(shares, hosts, vcpus(machine), own_cpus, strict=True)
         ],
         "workers": workers,
         "pipes": [f"{FOLDER}/{port}" for port in (*PORTS, "qmp", "events")],
