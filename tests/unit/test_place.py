@@ -94,7 +94,7 @@ def test_nodes_in_the_lab_take_no_pool_of_the_users() -> None:
     [
         ({"nodes": 2, "cpus": 2}, 2, [[0], [1]]),
         ({"nodes": 2, "cpus": 4}, 4, [[0, 1], [2, 3]]),
-        ({"nodes": [{"cpus": 1}, {"cpus": 3}], "cpus": 4}, 4, [[0], [1, 2, 3]]),
+        ({"nodes": [{"cpus": 1, "memory": "512M"}, {"cpus": 3, "memory": "512M"}]}, 4, [[0], [1, 2, 3]]),
         ({"nodes": 2, "cpus": 4, "lab": {"cpus": 2}}, 2, [[0], [1]]),
         ({"nodes": 3, "cpus": 3, "lab": {"cpus": 2}}, 2, None),
         ({"nodes": 4, "cpus": 32, "memory": "4G"}, 16, [[*range(first, first + 4)] for first in (0, 4, 8, 12)]),
