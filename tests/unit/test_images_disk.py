@@ -14,7 +14,9 @@ from leviathan.cli import app as cli
 from leviathan.errors import UsageError
 from leviathan.images.apt import host_architecture
 from leviathan.images.disk import DiskError, Install, create, install
-from leviathan.images.disklayout import LABEL, LAYOUTS, make_efi, partition
+from leviathan.images.disklayout import LABEL, LAYOUTS, fill_script, make_efi, partition
+from leviathan.images.handed import GRUB_SCRIPT, LATE_CPUS
+from leviathan.qemu.command import HANDED_WORDS
 from leviathan.model.sizes import GIB, MIB
 from leviathan.vm.progress import Progress
 
@@ -65,6 +67,38 @@ def test_the_partition_boots_and_holds_a_file_system(tmp_path: Path) -> None:
     assert LABEL in shown
     assert "metadata_csum_seed" not in shown
     assert "orphan_file" not in shown
+
+
+def test_the_boot_loader_takes_the_words_that_the_head_hands_over(tmp_path: Path) -> None:
+    """As a shell writes the files: GRUB's own words must survive two of them."""
+    script = fill_script("amd64", "/bin/tar", "box")
+    assert "@" not in script.replace("serial-getty@", "").replace("--xattrs", "")
+    begin, end = script.index("mkdir -p /mnt/etc/default"), script.index("for folder in dev proc sys")
+    (tmp_path / "etc/grub.d").mkdir(parents=True)
+    subprocess.run(["sh", "-ec", script[begin:end].replace("/mnt/", f"{tmp_path}/")], check=True)
+    shown = 'set -e; . "$1"/etc/default/grub; printf "%s" "$GRUB_CMDLINE_LINUX"; "$1"/etc/grub.d/00_a_leviathan'
+    done = subprocess.run(["sh", "-c", shown, "-", tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "console=tty0 console=ttyS0,115200 $lev_words" + GRUB_SCRIPT
+    assert f"^{HANDED_WORDS}(.*)$" in GRUB_SCRIPT.replace("[.]", ".")
+    if tool := shutil.which("grub-script-check"):
+        subprocess.run([tool], input=GRUB_SCRIPT, text=True, check=True)
+
+
+def test_cpus_that_were_left_for_later_start_before_anybody_logs_in(tmp_path: Path) -> None:
+    script = fill_script("amd64", "/bin/tar", "box")
+    begin = script.index("cat > /mnt/etc/systemd")
+    words = script[begin : script.index("ln -sf", begin)].replace("/mnt/", f"{tmp_path}/")
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    subprocess.run(["sh", "-ec", words], check=True)
+    assert (tmp_path / "etc/systemd/system/leviathan-late-cpus.service").read_text() == LATE_CPUS
+    cpus = tmp_path / "cpu"
+    for number, state in enumerate("110"):
+        (cpus / f"cpu{number}").mkdir(parents=True)
+        (cpus / f"cpu{number}/online").write_text(f"{state}\n")
+    (command,) = [line for line in LATE_CPUS.replace("\\\n", "").splitlines() if line.startswith("ExecStart=")]
+    command = command.split("'")[1].replace("$$", "$").replace("/sys/devices/system/cpu", str(cpus))
+    subprocess.run(["sh", "-c", command], check=True)
+    assert [(cpus / f"cpu{number}/online").read_text() for number in range(3)] == ["1\n"] * 3
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,12 @@ def test_lab_machines_share_no_pool(machine: Machine, choice: Choice, expected: 
     assert has_late_cpus(machine)
 
 
-def test_only_our_init_starts_cpus_late() -> None:
+def test_who_starts_cpus_late(tmp_path: Path) -> None:
     off = {"pool": Pool(enabled=False)}
     assert has_late_cpus(TWO.model_copy(update=off))
     assert not has_late_cpus(TWO.model_copy(update=off | {"initrd": Path("/other")}))
+    own = {"disks": [{"file": tmp_path / "d.raw"}], "boot": "firmware"}
+    assert has_late_cpus(Machine.model_validate({"nodes": 2, "cpus": 2, **own})), "offered; who takes it knows it"
     assert not has_late_cpus(Machine(nodes=1).model_copy(update=off))
     assert not has_late_cpus(Machine(nodes=0).model_copy(update=off))
 

@@ -15,7 +15,15 @@ import pytest
 from leviathan.errors import StartError
 from leviathan.model import Machine, NodeShare, homes
 from leviathan.qemu.binary import parse_version, probe_binary
-from leviathan.qemu.command import PARAVIRTUAL, PORTS, HeadCommand, head_command, head_environment, kernel_words
+from leviathan.qemu.command import (
+    HANDED_WORDS,
+    PARAVIRTUAL,
+    PORTS,
+    HeadCommand,
+    head_command,
+    head_environment,
+    kernel_words,
+)
 from leviathan.qemu.qmp import QmpError, QmpSession
 
 HEAD = HeadCommand(qemu="/usr/bin/qemu", kernel="/k", initrd="/i", folder="/tmp/f", tsc_khz=2_400_000)
@@ -128,6 +136,30 @@ def test_words_of_the_user_come_last_and_a_reboot_ends_qemu_unless_allowed() -> 
     assert words[-3:] == ["noreplace-smp", "maxcpus=2", "lev.cpus=late"]
     again = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "restart_on_reboot": True})
     assert "-no-reboot" not in head_command(machine, again)
+
+
+def test_a_guest_that_boots_from_its_own_disk_is_handed_the_kernels_words(tmp_path: Path) -> None:
+    disk = tmp_path / "d.raw"
+    disk.touch()
+    late = HeadCommand(**{**{name: getattr(HEAD, name) for name in HEAD.__slots__}, "late_cpus": True})
+    own = {"disks": [{"file": disk}], "boot": "firmware", "append": "loglevel=7"}
+    (handed,) = option(head_command(Machine.model_validate({"cpus": 4, "nodes": 2, **own}), late), "-smbios")
+    start, words = handed.split(HANDED_WORDS)
+    assert start == "type=11,value="
+    assert words.split() == [
+        "pci=lastbus=0",
+        "tsc=reliable",
+        "clocksource=tsc",
+        "no_timer_check",
+        "nokaslr",
+        "tsc_early_khz=2400000",
+        "noreplace-smp",
+        "maxcpus=2",
+        "lev.cpus=late",
+    ]
+    assert "," not in words, "QEMU would end the string there"
+    assert option(head_command(Machine(nodes=2, cpus=4), late), "-smbios") == []
+    assert option(head_command(Machine.model_validate({"nodes": 0, **own}), HEAD), "-smbios") == []
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU: apt-get install qemu-system-x86")

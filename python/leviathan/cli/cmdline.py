@@ -102,10 +102,11 @@ def qemu_command(
         imported.machine = change_machine(imported.data, changes, source=found[0].name)
     if not quiet:
         show_notes(imported)
+    from leviathan.cmdline.spelling import spelled
     from leviathan.rules import enforce
 
     # Before any QEMU is asked what it can do; what depends on that is checked when it is known.
-    enforce(imported.machine, source=found[0].name)
+    enforce(imported.machine, source=found[0].name, spelled=lambda field: spelled(imported.machine, field))
     machine = imported.machine
     if imported.part is None:
         from leviathan.cmdline.fit import fit_host

@@ -163,7 +163,10 @@ def read_smp(draft: Draft) -> None:
         raise UsageError("-smp: a count of 0 means nothing (QEMU 9.0 refuses it)", hint="leave it out, or write 1")
     limit = number("-smp maxcpus=", most) if most is not None else cpus
     if limit < cpus:
-        raise UsageError(f"-smp {cpus},maxcpus={limit}: there are more CPUs than maxcpus")
+        raise UsageError(
+            f"-smp {cpus},maxcpus={limit}: there are more CPUs than maxcpus",
+            hint=f"write -smp {cpus}; maxcpus is for CPUs that are plugged in later",
+        )
     if len(parts) == 3 and product != limit:
         factors = " * ".join(f"{count} {key}" for key, count in parts.items())
         raise UsageError(
@@ -250,7 +253,10 @@ def _numa_node(
     if backend is not None:
         item = backends.get(backend)
         if item is None:
-            raise UsageError(f"{entry}: there is no -object with id={backend}")
+            raise UsageError(
+                f"{entry}: there is no -object with id={backend}",
+                hint=f"add it: -object memory-backend-ram,id={backend},size=1G, say",
+            )
         own = item.fields.copy()
         own.take("id")
         size = own.take("size")

@@ -109,7 +109,7 @@ def _disk(item: Item) -> dict[str, Any]:
     if (media := fields.take("media")) == "cdrom":
         disk["cdrom"] = True
     elif media not in (None, "disk"):
-        raise UsageError(f"{item}: media={media} is neither disk nor cdrom")
+        raise UsageError(f"{item}: media={media} is neither disk nor cdrom", hint="write media=cdrom for a disc")
     kind = fields.take("format")
     if kind is not None:
         if kind not in FORMATS:

@@ -155,7 +155,10 @@ def _backing(
     item = objects.get(name)
     if item is None:
         known = ", ".join(str(each) for each in objects if each) or "none"
-        raise UsageError(f"{device}: {key}={name}: there is no -object with id={name} (there is {known})")
+        raise UsageError(
+            f"{device}: {key}={name}: there is no -object with id={name} (there is {known})",
+            hint=f"add it: -object memory-backend-file,id={name},share=on,mem-path=FILE,size=256M, say",
+        )
     kind = BACKENDS.get(item.kind)
     if kind is None:
         raise UsageError(f"{item}: {item.kind} is no memory backend for CXL", hint=f"there are {', '.join(BACKENDS)}")

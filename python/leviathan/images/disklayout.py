@@ -17,6 +17,7 @@ from pathlib import Path
 from shutil import which
 
 from leviathan.errors import StartError
+from leviathan.images.handed import GRUB_SCRIPT, GRUB_VARIABLE, LATE_CPUS, LATE_CPUS_UNIT
 from leviathan.model.sizes import KIB, MIB
 
 __all__ = ["LABEL", "LAYOUTS", "DiskError", "Layout", "fill_script", "make_efi", "need", "partition", "run"]
@@ -81,6 +82,9 @@ printf '[Match]\nType=ether\n[Network]\nDHCP=yes\n' > /mnt/etc/systemd/network/l
 folder=/mnt/etc/systemd/system/multi-user.target.wants
 mkdir -p $folder
 ln -sf /lib/systemd/system/systemd-networkd.service $folder
+cat > /mnt/etc/systemd/system/@UNIT@ <<'END'
+@LATE_CPUS@END
+ln -sf /etc/systemd/system/@UNIT@ $folder
 """
 BIOS = r"""
 mkdir -p /mnt/etc/default
@@ -90,10 +94,16 @@ GRUB_TIMEOUT=0
 GRUB_DISTRIBUTOR=Debian
 GRUB_DISABLE_OS_PROBER=true
 GRUB_CMDLINE_LINUX_DEFAULT=""
-GRUB_CMDLINE_LINUX="console=tty0 console=@CONSOLE@,115200"
+GRUB_CMDLINE_LINUX="console=tty0 console=@CONSOLE@,115200 \$@VARIABLE@"
 GRUB_TERMINAL="console serial"
 GRUB_SERIAL_COMMAND="serial --speed=115200"
 END
+cat > /mnt/etc/grub.d/00_a_leviathan <<'OUTER'
+#!/bin/sh
+cat <<'END'
+@GRUB@END
+OUTER
+chmod 755 /mnt/etc/grub.d/00_a_leviathan
 for folder in dev proc sys; do
     mkdir -p /mnt/$folder
     mount -o bind /$folder /mnt/$folder
@@ -113,7 +123,9 @@ def fill_script(architecture: str, tar: str, name: str) -> str:
     """What a guest runs to fill the disk: ``/dev/vda`` is the disk, ``/dev/vdb`` the archive of the system."""
     layout = LAYOUTS[architecture]
     script = FILL + ("" if layout.efi else BIOS) + LEAVE
-    for word, text in {"TAR": tar, "NAME": name, "LABEL": LABEL, "CONSOLE": layout.console}.items():
+    words = {"TAR": tar, "NAME": name, "LABEL": LABEL, "CONSOLE": layout.console, "VARIABLE": GRUB_VARIABLE}
+    words |= {"GRUB": GRUB_SCRIPT, "UNIT": LATE_CPUS_UNIT, "LATE_CPUS": LATE_CPUS}
+    for word, text in words.items():
         script = script.replace(f"@{word}@", text)
     return script
 

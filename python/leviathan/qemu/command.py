@@ -19,6 +19,7 @@ from leviathan.qemu.devices import device_arguments
 from leviathan.qemu.facts import QemuFacts
 
 __all__ = [
+    "HANDED_WORDS",
     "PORTS",
     "HeadCommand",
     "cpu_model",
@@ -53,6 +54,11 @@ BARE = ("smm", "vmport", "sata", "smbus", "i8042", "hpet")
 """Devices that a headless guest only probes: each probe is an exit, and together they were a tenth of a boot's."""
 
 
+HANDED_WORDS = "leviathan.kernel="
+"""What begins the SMBIOS string (type 11) that hands kernel words to a guest which boots from its own disk: its boot
+loader may add them to its own, as that of disks from `lev disk create --install` does."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeadCommand:
     """What the builder must know beyond the machine; all paths are those on the head's host."""
@@ -72,8 +78,8 @@ class HeadCommand:
     init_words: str = ""
     """Kernel command line words meant for our init."""
     late_cpus: bool = False
-    """The kernel starts the head's CPUs only, our init the others when all else is done: for machines without a pool,
-    where CPUs of several nodes slow each other down (docs/design/0008-turns.md)."""
+    """The kernel starts the head's CPUs only, our init the others when all else is done, because CPUs of several nodes
+    slow each other's boot down (docs/design/0008-turns.md)."""
     facts: QemuFacts | None = None
     """What this QEMU can do; needed for a machine with CXL."""
     hide_hypervisor: bool = False
@@ -89,13 +95,19 @@ def cpu_model(*, facade: bool, hidden: Sequence[str] = ()) -> str:
 
 
 def kernel_words(machine: Machine, head: HeadCommand) -> str:
-    """The kernel's command line.
+    """The kernel's command line."""
+    words = ["console=ttyS0", "panic=-1", "quiet", *_machine_words(machine, head)]
+    return " ".join([*words, *head.init_words.split(), *machine.append.split()])
+
+
+def _machine_words(machine: Machine, head: HeadCommand) -> list[str]:
+    """What the machine asks of every kernel.
 
     Without kvmclock the guest would calibrate its TSC by tens of thousands of port reads and fall back to the HPET
     (an exit per tick) once it distrusts it: so the rate is given, and the TSCs are in step by our doing.
     """
     # Without lastbus the kernel looks for forgotten PCI buses: 16,000 port accesses, four fifths of a boot's exits.
-    words = ["console=ttyS0", "panic=-1", "quiet", "pci=lastbus=0"]
+    words = ["pci=lastbus=0"]
     if not machine.stock:
         # Without nokaslr the kernel may land in another node's memory, and every boot differs by thousands of faults.
         words += ["tsc=reliable", "clocksource=tsc", "no_timer_check", "nokaslr"]
@@ -107,7 +119,7 @@ def kernel_words(machine: Machine, head: HeadCommand) -> str:
     if head.late_cpus:
         # A kernel that boots on one CPU would take its lock prefixes out, and put them back for the second one.
         words += ["noreplace-smp", f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
-    return " ".join([*words, *head.init_words.split(), *machine.append.split()])
+    return words
 
 
 def port_path(folder: str, port: str) -> str:
@@ -149,8 +161,11 @@ def head_command(machine: Machine, head: HeadCommand) -> list[str]:
     if whole.boot == "kernel":
         initrd = ["-initrd", head.initrd] if head.initrd else []
         argv += ["-kernel", head.kernel, *initrd, "-append", kernel_words(machine, head)]
-    elif machine.firmware is not None:
-        argv += ["-bios", str(machine.firmware)]
+    else:
+        if facade:
+            argv += ["-smbios", f"type=11,value={HANDED_WORDS}{' '.join(_machine_words(machine, head))}"]
+        if machine.firmware is not None:
+            argv += ["-bios", str(machine.firmware)]
     return [*argv, *machine.qemu_args]
 
 

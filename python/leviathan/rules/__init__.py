@@ -84,12 +84,17 @@ def enforce(
     guest_kernel: KernelFacts | None = None,
     directory: str | Path | None = None,
     source: str = "machine",
+    spelled: Callable[[str], str | None] = lambda _field: None,
 ) -> list[Finding]:
-    """The warnings about a machine. Raises ``ConfigError`` with one line for each error."""
+    """The warnings about a machine. Raises ``ConfigError`` with one line for each error.
+
+    ``spelled``: what a field is called where the machine comes from, if that has another word for it.
+    """
     findings = check(machine, qemu=qemu, guest_kernel=guest_kernel, directory=directory)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise ConfigError(
-            "\n".join(f"{source}: {finding}" for finding in errors), hint="docs/reference/rules.md explains every rule"
+            "\n".join(f"{source}: {finding.told(spelled(finding.field))}" for finding in errors),
+            hint="docs/reference/rules.md explains every rule",
         )
     return findings

@@ -23,8 +23,13 @@ class Finding:
     remedy: str
     """What would be right."""
 
+    def told(self, spelled: str | None = None) -> str:
+        """In one line; ``spelled``: another word for the field."""
+        field = f"{self.field} ({spelled})" if spelled else self.field
+        return f"{field}: {self.problem}; {self.remedy}"
+
     def __str__(self) -> str:
-        return f"{self.field}: {self.problem}; {self.remedy}"
+        return self.told()
 
 
 def error(rule: str, field: str, problem: str, remedy: str) -> Finding:

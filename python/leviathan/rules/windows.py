@@ -33,6 +33,9 @@ def no_window(subject: Subject) -> Iterator[Finding]:
         yield error("no-window", "cxl.windows", problem, "leave it out to have one for each host bridge")
         return
     reached = {target for window in subject.windows for target in window.targets}
+    if not reached <= {bridge.name for bridge in subject.bridges}:
+        # A misspelt target is the cause, and is told as such.
+        return
     for number, device in enumerate(subject.cxl.memory):
         bridge = subject.bridge_of(device)
         if bridge is not None and subject.windows and bridge.name not in reached:

@@ -90,11 +90,14 @@ def pooled(machine: Machine, choice: Choice) -> bool:
 
 
 def has_late_cpus(machine: Machine) -> bool:
-    """Whether our init starts the workers' CPUs: a kernel that boots on all nodes drags its pages over all of them.
+    """Whether the guest's init starts the workers' CPUs: a boot on all nodes drags the kernel's pages over all of them.
 
-    Two nodes with a pool boot in half the time so, and without one hardly otherwise.
+    Two nodes with a pool boot in half the time so, and without one hardly otherwise. Our init does it; to a guest that
+    boots from its own disk it is offered, and who takes the words from the firmware's tables knows them.
     """
-    return with_our_init(complete(machine)) and not machine.stock and len(machine.shares()) > 1
+    whole = complete(machine)
+    willing = with_our_init(whole) or whole.boot != "kernel"
+    return willing and not machine.stock and len(machine.shares()) > 1
 
 
 def place(
