@@ -16,8 +16,8 @@ from leviathan.images.apt import host_architecture
 from leviathan.images.disk import DiskError, Install, create, install
 from leviathan.images.disklayout import LABEL, LAYOUTS, fill_script, make_efi, partition
 from leviathan.images.handed import GRUB_SCRIPT, LATE_CPUS
-from leviathan.qemu.command import HANDED_WORDS
 from leviathan.model.sizes import GIB, MIB
+from leviathan.qemu.command import HANDED_WORDS
 from leviathan.vm.progress import Progress
 
 

@@ -148,11 +148,13 @@ def test_a_guest_that_boots_from_its_own_disk_is_handed_the_kernels_words(tmp_pa
     assert start == "type=11,value="
     assert words.split() == [
         "pci=lastbus=0",
+        "cryptomgr.notests",
         "tsc=reliable",
         "clocksource=tsc",
         "no_timer_check",
         "nokaslr",
         "tsc_early_khz=2400000",
+        "numa_balancing=disable",
         "noreplace-smp",
         "maxcpus=2",
         "lev.cpus=late",

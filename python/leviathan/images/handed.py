@@ -1,4 +1,4 @@
-"""What an installed system needs to be a good guest of several nodes: kernel words from the firmware's tables, late CPUs.
+"""What makes an installed system a good guest of several nodes: kernel words from the firmware's tables, late CPUs.
 
 The head cannot reach the command line of a kernel that boots from its own disk. It hands its words over as an SMBIOS
 string instead (`leviathan.qemu.command.HANDED_WORDS`), GRUB adds them to its own, and a unit of the system's starts the

@@ -107,7 +107,8 @@ def _machine_words(machine: Machine, head: HeadCommand) -> list[str]:
     (an exit per tick) once it distrusts it: so the rate is given, and the TSCs are in step by our doing.
     """
     # Without lastbus the kernel looks for forgotten PCI buses: 16,000 port accesses, four fifths of a boot's exits.
-    words = ["pci=lastbus=0"]
+    # A system's udev loads drivers of ciphers, whose tests take minutes in a lab machine.
+    words = ["pci=lastbus=0", "cryptomgr.notests"]
     if not machine.stock:
         # Without nokaslr the kernel may land in another node's memory, and every boot differs by thousands of faults.
         words += ["tsc=reliable", "clocksource=tsc", "no_timer_check", "nokaslr"]
@@ -116,6 +117,9 @@ def _machine_words(machine: Machine, head: HeadCommand) -> list[str]:
             if head.tick_hz:
                 # Else each CPU of another node times its delay loop by the first one's ticks, a fault for each.
                 words.append(f"lpj={head.tsc_khz * 1000 // head.tick_hz}")
+        if len(machine.shares()) > 1:
+            # Pages move to who uses them; the kernel would take page tables apart to do it once more.
+            words.append("numa_balancing=disable")
     if head.late_cpus:
         # A kernel that boots on one CPU would take its lock prefixes out, and put them back for the second one.
         words += ["noreplace-smp", f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
