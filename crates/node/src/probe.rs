@@ -4,7 +4,7 @@ use crate::probe_guest as guest;
 use lev_kvmabi::bindings as k;
 use lev_kvmabi::run_page::RunPage;
 use lev_kvmabi::{ioctl, os};
-use lev_vcpu::clock::{host_tsc, monotonic_ns};
+use lev_vcpu::clock::{host_tsc, measure_khz, monotonic_ns};
 use lev_vcpu::kick;
 use serde_json::json;
 use std::fs::OpenOptions;
@@ -23,7 +23,7 @@ pub fn report() -> String {
     let kvm = probe_kvm();
     let (tsc_khz, kvm_error) = match &kvm {
         Ok(khz) => (*khz, None),
-        Err(reason) => (0, Some(reason.as_str())),
+        Err(reason) => (measure_khz(), Some(reason.as_str())),
     };
     let userfaultfd = lev_uffd::Uffd::open().err().map(|error| error.to_string());
     json!({

@@ -8,6 +8,9 @@
 use lev_kvmabi::{ioctl, os};
 use std::io;
 
+/// Pairs of clock and counter for one reading.
+const READINGS: usize = 64;
+
 /// Nanoseconds of CLOCK_MONOTONIC.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
@@ -28,6 +31,37 @@ pub fn host_tsc() -> u64 {
         core::arch::x86_64::_mm_lfence();
         core::arch::x86_64::_rdtsc()
     }
+}
+
+/// Rate of the host's counter in kHz, measured for 50 ms: for hosts whose KVM does not tell.
+///
+/// Each reading stands between two of the clock, and the closest pair of several counts. So a busy machine does no harm:
+/// kernels that measure at boot in a machine that gets no time see half of the rate.
+#[must_use]
+pub fn measure_khz() -> u32 {
+    let first = reading();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    khz_between(first, reading())
+}
+
+/// Clock in ns and counter at one moment.
+fn reading() -> (u64, u64) {
+    let close = (0..READINGS).map(|_| {
+        let before = monotonic_ns();
+        let counter = host_tsc();
+        let after = monotonic_ns();
+        (after - before, (before + (after - before) / 2, counter))
+    });
+    close.min_by_key(|(width, _)| *width).map_or((0, 0), |(_, at)| at)
+}
+
+fn khz_between(first: (u64, u64), last: (u64, u64)) -> u32 {
+    let (ns, ticks) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
+    u128::from(ticks)
+        .saturating_mul(1_000_000)
+        .checked_div(u128::from(ns))
+        .and_then(|khz| u32::try_from(khz).ok())
+        .unwrap_or(0)
 }
 
 /// How KVM turns the host's counter into one of another rate, on processors that can (`KVM_CAP_TSC_CONTROL`).
@@ -87,6 +121,20 @@ pub fn set_tsc_offset(vcpu_fd: i32, offset: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_ticks_by_time_and_nothing_without_time() {
+        assert_eq!(khz_between((1_000, 5_000), (1_001_000, 2_405_000)), 2_400_000);
+        assert_eq!(khz_between((7, 5), (7, 9)), 0);
+        assert_eq!(khz_between((7, 9), (9, 5)), 0);
+    }
+
+    #[test]
+    fn two_measurements_agree() {
+        let rates = [measure_khz(), measure_khz()].map(f64::from);
+        assert!(rates[0] > 100_000.0, "{rates:?}");
+        assert!((rates[0] / rates[1] - 1.0).abs() < 0.01, "{rates:?}");
+    }
 
     #[test]
     fn counters_are_scaled_as_the_kernel_does() {

@@ -26,7 +26,7 @@ class HostFacts:
     memory_free: int
     """Bytes that new processes may take."""
     tsc_khz: int
-    """Rate of the time-stamp counter as KVM reports it; 0 without KVM."""
+    """Rate of the time-stamp counter as KVM reports it, else as measured; 0: unknown."""
     cpu_vendor: str
     """``AuthenticAMD`` or ``GenuineIntel``."""
     kernel: str
