@@ -26,6 +26,11 @@ impl Pulse {
         self.silent_beats.store(0, Ordering::Relaxed);
     }
 
+    /// The peer has said something else than its beat, which may not have begun: no reason to expect it to go on.
+    pub fn heard_aside(&self) {
+        self.silent_beats.store(0, Ordering::Relaxed);
+    }
+
     /// To be called at every beat. The length of the silence, once, if the peer is lost.
     pub fn beat(&self) -> Option<Duration> {
         if !self.watched.load(Ordering::Relaxed) {
@@ -57,6 +62,18 @@ mod tests {
             pulse.heard();
             assert_eq!(pulse.beat(), None);
         }
+    }
+
+    #[test]
+    fn any_word_is_a_sign_of_life_and_beats_alone_start_the_watch() {
+        let pulse = Pulse::default();
+        pulse.heard_aside();
+        assert!((0..3 * LIMIT).all(|_| pulse.beat().is_none()));
+        pulse.heard();
+        assert!((0..3 * LIMIT).all(|_| {
+            pulse.heard_aside();
+            pulse.beat().is_none()
+        }));
     }
 
     #[test]

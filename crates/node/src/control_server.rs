@@ -1,4 +1,5 @@
-//! The worker's end of the control channel.
+//! The worker's end of the control channel: beats and clocks are answered where they arrive, all else by a thread of its
+//! own. A request may take seconds on a busy machine (a memory slot, a dirty log), and must not look like silence.
 
 use crate::events;
 use crate::worker::{Refusal, Worker};
@@ -40,6 +41,15 @@ impl Place {
     }
 }
 
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// Nothing is left to do.
+    Answered,
+    /// A request, which may take its time.
+    Request,
+}
+
 /// Answers the head's requests.
 pub struct ControlServer {
     /// Where the VM is put.
@@ -53,21 +63,37 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Handles one request.
+    /// Notes what has arrived, and answers what cannot wait. What can is the caller's, for [`Self::serve`].
     ///
     /// # Errors
     /// The channel to the head is gone.
-    pub fn on_frame(&self, header: Header, payload: &[u8]) -> Result<(), String> {
-        if header.kind == kind::PING {
-            self.pulse.heard();
+    pub fn on_frame(&self, header: &Header) -> Result<Arrived, String> {
+        match header.kind {
+            kind::PING => {
+                self.pulse.heard();
+                self.reply(header.arg, 0, &[])?;
+            }
+            // The time between the head's two readings is the error of the clock.
+            kind::CLOCK_SAMPLE => {
+                let now = host_tsc();
+                self.pulse.heard_aside();
+                let worker = self.place.wait(Duration::ZERO);
+                let now = worker.map_or(now, |worker| worker.rate.apply(now));
+                self.reply(header.arg, 0, &now.to_le_bytes())?;
+            }
+            _ => {
+                self.pulse.heard_aside();
+                return Ok(Arrived::Request);
+            }
         }
-        // Answered before anything else: the time between the head's two readings is the error of the clock.
-        if header.kind == kind::CLOCK_SAMPLE {
-            let now = host_tsc();
-            let worker = self.place.wait(Duration::ZERO);
-            let now = worker.map_or(now, |worker| worker.rate.apply(now));
-            return self.reply(header.arg, 0, &now.to_le_bytes());
-        }
+        Ok(Arrived::Answered)
+    }
+
+    /// Performs one request and answers it.
+    ///
+    /// # Errors
+    /// The channel to the head is gone.
+    pub fn serve(&self, header: &Header, payload: &[u8]) -> Result<(), String> {
         match self.perform(header, payload) {
             Ok(answer) => self.reply(header.arg, 0, &answer),
             Err(refusal) => self.reply(header.arg, refusal.errno, refusal.message.as_bytes()),
@@ -80,9 +106,8 @@ impl ControlServer {
             .map_err(|error| error.to_string())
     }
 
-    fn perform(&self, header: Header, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn perform(&self, header: &Header, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
         match header.kind {
-            kind::PING => return Ok(Vec::new()),
             kind::GOODBYE => self.leave(),
             kind::CONFIGURE => return self.configure(payload),
             _ => {}

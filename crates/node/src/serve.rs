@@ -1,20 +1,24 @@
 //! `lev-node serve`: listen, let in who proves the secret, work until the head says goodbye or is lost.
 
-use crate::control_server::{ControlServer, Place};
+use crate::control_server::{Arrived, ControlServer, Place};
 use crate::{events, vcpu_thread};
 use lev_mesh::peers::{spawn, spawn_first};
 use lev_mesh::pulse::{Pulse, BEAT};
 use lev_transport::{Channel, Credentials, Listener, Purpose, TransportError};
 use lev_wire::cluster::Encrypt;
+use lev_wire::frame::Header;
 use lev_wire::NodeId;
 use serde::Deserialize;
 use std::path::Path;
 use std::process::{self, ExitCode};
+use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Exit code of a worker that lost its head.
 const LOST: i32 = 123;
+/// Requests that may wait. The head asks for one at a time and for each clock, so more are never there.
+const REQUESTS: usize = 64;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a channel waits for the head's description of the VM.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(30);
@@ -152,11 +156,15 @@ fn admit(
 fn serve_control(place: &Arc<Place>, credentials: &Arc<Credentials>, channel: Channel) {
     let (sender, mut receiver) = channel.split();
     let pulse = Arc::new(Pulse::default());
-    let server = ControlServer {
+    let server = Arc::new(ControlServer {
         place: Arc::clone(place),
         credentials: Arc::clone(credentials),
         sender,
         pulse: Arc::clone(&pulse),
+    });
+    let requests = match perform_requests(&server) {
+        Ok(requests) => requests,
+        Err(message) => end(&message),
     };
     let _ = spawn_first("lev-watch", move || loop {
         std::thread::sleep(BEAT);
@@ -169,15 +177,30 @@ fn serve_control(place: &Arc<Place>, credentials: &Arc<Credentials>, channel: Ch
     });
     let reason = loop {
         match receiver.recv() {
-            Ok((header, payload)) => {
-                if let Err(reason) = server.on_frame(header, payload) {
-                    break reason;
-                }
-            }
+            Ok((header, payload)) => match server.on_frame(&header) {
+                Ok(Arrived::Answered) => {}
+                // Its receiver ends with the process only.
+                Ok(Arrived::Request) => drop(requests.send((header, payload.to_vec()))),
+                Err(reason) => break reason,
+            },
             Err(error) => break error.to_string(),
         }
     };
     end(&format!("the head is gone: {reason}"));
+}
+
+/// The thread that performs the head's requests, one after another.
+fn perform_requests(server: &Arc<ControlServer>) -> Result<SyncSender<(Header, Vec<u8>)>, String> {
+    let (requests, received) = sync_channel::<(Header, Vec<u8>)>(REQUESTS);
+    let server = Arc::clone(server);
+    spawn("lev-requests", move || {
+        for (header, payload) in received {
+            if let Err(reason) = server.serve(&header, &payload) {
+                end(&format!("the head is gone: {reason}"));
+            }
+        }
+    })?;
+    Ok(requests)
 }
 
 /// A worker without its head has nothing to keep: the guest is one machine, and part of it is lost.

@@ -37,6 +37,7 @@ __all__ = ["Elsewhere", "Ending", "Life"]
 T = TypeVar("T")
 LOST_EXIT = 123
 BLAME_SECONDS = 5.0
+LAST_WORDS_SECONDS = 2.0
 WORKER_STOP_SECONDS = 5.0
 QUIT_SECONDS = 10.0
 TICK_SECONDS = 1.0
@@ -368,8 +369,7 @@ class Life:
             case "qemu", "SHUTDOWN":
                 self._shutdown_reason = event.text("reason")
             case "head", "node-lost":
-                reason = event.text("reason") or "no reason given"
-                raise self._told(NodeLost(f"{event.text('name') or 'a node'} was lost: {reason}"))
+                raise self._node_lost(event)
             case "head", "error":
                 raise self._told(self._failure(event.text("message"), event.text("hint")))
             case "head", "out-of-room" | "room-again":
@@ -386,12 +386,32 @@ class Life:
                 self._from_worker(name, kind, event)
         return False
 
+    def _node_lost(self, event: Event) -> LeviathanError:
+        """The head lost a node. That one may have left by itself, and then says why."""
+        name = event.text("name") or "a node"
+        error = NodeLost(f"{name} was lost: {event.text('reason') or 'no reason given'}")
+        worker = next((worker for worker in self._workers if worker.name == name), None)
+        end = time.monotonic() + LAST_WORDS_SECONDS
+        while worker is not None and not (worker.last_words or worker.gone) and (now := time.monotonic()) < end:
+            later = self.mailbox.take(min(now + TICK_SECONDS, end))
+            if later is not None:
+                self.record.event(later)
+                if later.source == name and later.kind in ("lost", "error"):
+                    worker.last_words = later.text("message")
+                elif later.source == "exit":
+                    self._note_exit(later)
+        if worker is not None and worker.last_words:
+            error.message += f" ({name} said: {worker.last_words})"
+        return self._told(error)
+
     def _from_worker(self, name: str, kind: str, event: Event) -> None:
         worker = next((worker for worker in self._workers if worker.name == name), None)
         if worker is None:
             return
         if kind == "listening":
             worker.address = event.text("address")
+        elif kind == "lost":
+            worker.last_words = event.text("message")
         elif kind == "error":
             raise self._told(self._failure(f"{name}: {event.text('message')}", event.text("hint")), worker.log)
 

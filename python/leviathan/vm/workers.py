@@ -25,6 +25,8 @@ class Worker:
     address: str | None = None
     """Where it listens, once it has said so."""
     gone: bool = False
+    last_words: str = ""
+    """Why it left the VM by itself."""
 
 
 def worker_command(host: Host, node_name: str, secret_path: str, listen: str) -> list[str]:
