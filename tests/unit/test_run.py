@@ -223,6 +223,23 @@ def test_the_head_knows_better_why_a_worker_died(rig: Rig) -> None:
     assert "node1 was lost: connection reset" in rig.fails(NodeLost, node=dies, qemu=qemu_that(init_up)).message
 
 
+@pytest.mark.parametrize("first", ["worker", "head"])
+def test_a_worker_that_leaves_by_itself_is_quoted(rig: Rig, first: str) -> None:
+    def leaves(host: FakeHost, process: FakeProcess) -> None:
+        worker(host, process)
+        time.sleep(0.2)
+        for who in ("worker", "head") if first == "worker" else ("head", "worker"):
+            if who == "head":
+                host.port("events").say({"event": "node-lost", "name": "node1", "reason": "connection reset"})
+            else:
+                process.say({"event": "lost", "node": 0, "message": "the head has been silent for 4.0 s"})
+            time.sleep(0.05)
+        process.end(123)
+
+    message = rig.fails(NodeLost, node=leaves, qemu=qemu_that(init_up)).message
+    assert "connection reset (node1 said: the head has been silent for 4.0 s)" in message
+
+
 def test_the_first_dead_worker_is_blamed_not_those_that_follow(rig: Rig) -> None:
     def dies(host: FakeHost, process: FakeProcess) -> None:
         worker(host, process)

@@ -112,14 +112,14 @@ def _machine_words(machine: Machine, head: HeadCommand) -> list[str]:
     if not machine.stock:
         # Without nokaslr the kernel may land in another node's memory, and every boot differs by thousands of faults.
         words += ["tsc=reliable", "clocksource=tsc", "no_timer_check", "nokaslr"]
+        if len(machine.shares()) > 1:
+            # Pages move to who uses them; the kernel would take page tables apart to do it once more.
+            words.append("numa_balancing=disable")
         if head.tsc_khz:
             words.append(f"tsc_early_khz={head.tsc_khz}")
             if head.tick_hz:
                 # Else each CPU of another node times its delay loop by the first one's ticks, a fault for each.
                 words.append(f"lpj={head.tsc_khz * 1000 // head.tick_hz}")
-        if len(machine.shares()) > 1:
-            # Pages move to who uses them; the kernel would take page tables apart to do it once more.
-            words.append("numa_balancing=disable")
     if head.late_cpus:
         # A kernel that boots on one CPU would take its lock prefixes out, and put them back for the second one.
         words += ["noreplace-smp", f"maxcpus={len(vcpus(machine)[0])}", "lev.cpus=late"]
