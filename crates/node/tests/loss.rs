@@ -68,3 +68,19 @@ fn workers_that_no_longer_reach_each_other_say_so() {
     let other = 3 - from.0;
     assert!(lost(&event, other), "{from} {event:?}");
 }
+
+/// A request of the head's may take longer than silence may last: the worker's beats go on meanwhile.
+#[test]
+fn a_long_request_is_no_silence() {
+    let forwarder = Forwarder::start();
+    let between = forwarder.clone();
+    let Some(mut workers) = Workers::start(move |address| between.to(address)) else {
+        return;
+    };
+    workers.keep_beating(Duration::from_secs(1));
+    forwarder.shut();
+    // Waits 20 s for a handshake.
+    workers.ask_to_join(1);
+    workers.keep_beating(PROMISE);
+    assert_eq!(workers.exit_code(1, Duration::from_millis(100)), None);
+}

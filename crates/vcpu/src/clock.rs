@@ -52,11 +52,16 @@ fn reading() -> (u64, u64) {
         let after = monotonic_ns();
         (after - before, (before + (after - before) / 2, counter))
     });
-    close.min_by_key(|(width, _)| *width).map_or((0, 0), |(_, at)| at)
+    close
+        .min_by_key(|(width, _)| *width)
+        .map_or((0, 0), |(_, at)| at)
 }
 
 fn khz_between(first: (u64, u64), last: (u64, u64)) -> u32 {
-    let (ns, ticks) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
+    let (ns, ticks) = (
+        last.0.saturating_sub(first.0),
+        last.1.saturating_sub(first.1),
+    );
     u128::from(ticks)
         .saturating_mul(1_000_000)
         .checked_div(u128::from(ns))
@@ -124,7 +129,10 @@ mod tests {
 
     #[test]
     fn a_rate_is_ticks_by_time_and_nothing_without_time() {
-        assert_eq!(khz_between((1_000, 5_000), (1_001_000, 2_405_000)), 2_400_000);
+        assert_eq!(
+            khz_between((1_000, 5_000), (1_001_000, 2_405_000)),
+            2_400_000
+        );
         assert_eq!(khz_between((7, 5), (7, 9)), 0);
         assert_eq!(khz_between((7, 9), (9, 5)), 0);
     }

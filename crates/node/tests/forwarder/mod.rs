@@ -9,6 +9,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Forwarder {
     cut: Arc<AtomicBool>,
+    shut: Arc<AtomicBool>,
 }
 
 impl Forwarder {
@@ -16,6 +17,7 @@ impl Forwarder {
     pub fn start() -> Self {
         Self {
             cut: Arc::default(),
+            shut: Arc::default(),
         }
     }
 
@@ -24,9 +26,16 @@ impl Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (target, cut) = (target.to_owned(), Arc::clone(&self.cut));
+        let shut = Arc::clone(&self.shut);
         std::thread::spawn(move || {
             for near in listener.incoming() {
-                let (near, far) = (near.unwrap(), TcpStream::connect(&target).unwrap());
+                let near = near.unwrap();
+                if shut.load(Ordering::SeqCst) {
+                    // Open, and nobody answers.
+                    std::mem::forget(near);
+                    continue;
+                }
+                let far = TcpStream::connect(&target).unwrap();
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let ends = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let cut = Arc::clone(&cut);
@@ -35,6 +44,11 @@ impl Forwarder {
             }
         });
         address
+    }
+
+    /// New connections lead nowhere from now on; those that are there go on.
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::SeqCst);
     }
 
     /// From now on bytes are swallowed.

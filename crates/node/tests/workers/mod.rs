@@ -93,6 +93,12 @@ impl Workers {
         assert_eq!(unsafe { libc::kill(pid, number) }, 0);
     }
 
+    /// Asks a worker to connect to the others once more; nobody waits for the answer.
+    pub fn ask_to_join(&self, node: u16) {
+        let client = &self.clients[usize::from(node) - 1];
+        client.begin(control::JOIN, 0, &[]).unwrap();
+    }
+
     /// Stops a worker as a debugger does.
     pub fn stop(&self, node: u16) {
         self.signal(node, libc::SIGSTOP);
