@@ -2,7 +2,7 @@
 
 use crate::error::MeshError;
 use crate::message::{control as kind, Event};
-use crate::peers::spawn;
+use crate::peers::spawn_first;
 use crate::pulse::Pulse;
 use lev_transport::{Channel, Sender};
 use lev_wire::NodeId;
@@ -56,7 +56,8 @@ impl ControlClient {
             pulse: Pulse::default(),
         });
         let this = Arc::clone(&client);
-        spawn(&format!("lev-ctl-{}", node.0), move || {
+        // First, as the beat that counts its silence: else a busy machine counts and does not listen.
+        spawn_first(&format!("lev-ctl-{}", node.0), move || {
             let reason = loop {
                 match receiver.recv() {
                     Ok((header, payload)) => {

@@ -175,6 +175,8 @@ fn serve_control(place: &Arc<Place>, credentials: &Arc<Credentials>, channel: Ch
             ));
         }
     });
+    // As the watch does, which counts what is not heard here.
+    lev_dsm::threads::serve_first();
     let reason = loop {
         match receiver.recv() {
             Ok((header, payload)) => match server.on_frame(&header) {
