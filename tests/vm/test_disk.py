@@ -10,10 +10,10 @@ import pytest
 from console import Console
 from lev_run import lev
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 INSTALL_SECONDS = 3600
-BOOT_SECONDS = 1500
+BOOT_SECONDS = 2400
 PROMPT = r"root@testbox:~# "
 
 
