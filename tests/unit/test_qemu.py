@@ -18,6 +18,7 @@ from leviathan.qemu.binary import parse_version, probe_binary
 from leviathan.qemu.command import (
     HANDED_WORDS,
     PARAVIRTUAL,
+    PATIENT,
     PORTS,
     HeadCommand,
     head_command,
@@ -158,6 +159,7 @@ def test_a_guest_that_boots_from_its_own_disk_is_handed_the_kernels_words(tmp_pa
         "noreplace-smp",
         "maxcpus=2",
         "lev.cpus=late",
+        *PATIENT,
     ]
     assert "," not in words, "QEMU would end the string there"
     assert option(head_command(Machine(nodes=2, cpus=4), late), "-smbios") == []

@@ -59,6 +59,10 @@ HANDED_WORDS = "leviathan.kernel="
 loader may add them to its own, as that of disks from `lev disk create --install` does."""
 
 
+PATIENT = ("systemd.default_timeout_start_sec=900", "udev.event_timeout=900")
+"""For guests with a system of their own, whose limits are those of fast memory: a slow boot is no failed service."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeadCommand:
     """What the builder must know beyond the machine; all paths are those on the head's host."""
@@ -167,7 +171,8 @@ def head_command(machine: Machine, head: HeadCommand) -> list[str]:
         argv += ["-kernel", head.kernel, *initrd, "-append", kernel_words(machine, head)]
     else:
         if facade:
-            argv += ["-smbios", f"type=11,value={HANDED_WORDS}{' '.join(_machine_words(machine, head))}"]
+            words = [*_machine_words(machine, head), *PATIENT]
+            argv += ["-smbios", f"type=11,value={HANDED_WORDS}{' '.join(words)}"]
         if machine.firmware is not None:
             argv += ["-bios", str(machine.firmware)]
     return [*argv, *machine.qemu_args]
