@@ -67,7 +67,7 @@ $(BIN)/.packages: pyproject.toml
 	@touch $@
 
 $(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock \
-    $(wildcard $(foreach crate,native region sim dsm coherence uffd transport mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml))
+    $(wildcard $(foreach crate,native region sim trace dsm coherence uffd transport mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml))
 	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
 	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev)
 	@touch $@

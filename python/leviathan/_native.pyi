@@ -3,7 +3,19 @@
 from types import TracebackType
 from typing import Self, final
 
-__all__ = ["Region", "Seat", "check_cluster", "engine_defaults", "simulate", "version"]
+__all__ = [
+    "Region",
+    "Seat",
+    "check_cluster",
+    "engine_defaults",
+    "measure_trace",
+    "merge_traces",
+    "read_trace",
+    "replay_trace",
+    "simulate",
+    "summarize_trace",
+    "version",
+]
 
 def version() -> str:
     """Version of the workspace that the module was built from."""
@@ -18,6 +30,33 @@ def simulate(scenario: str) -> str:
     """Runs a scenario (``Scenario`` of ``crates/sim``, JSON) through the simulator; its ``Outcome`` as JSON.
 
     Raises ``ValueError`` with the field that is wrong.
+    """
+
+def merge_traces(parts: list[bytes]) -> bytes:
+    """Joins the traces of the nodes of one run into one, in the order of the head's clock.
+
+    Raises ``ValueError``: the number of the trace, and the offset at which it is wrong.
+    """
+
+def read_trace(data: bytes) -> tuple[str, bytes]:
+    """What a trace says of itself, as JSON, and its events in the order of their time, 24 bytes each.
+
+    ``leviathan.trace.Trace`` is easier to use. Raises ``ValueError`` with the offset at which it is wrong.
+    """
+
+def measure_trace(data: bytes) -> str:
+    """How its program shares memory (``Mix`` of ``crates/sim``), as JSON. Raises ``ValueError``."""
+
+def replay_trace(data: bytes, options: str) -> str:
+    """Drives the simulator with a trace; ``options``: ``Replay`` of ``crates/sim``, JSON; its ``Outcome`` as JSON.
+
+    Raises ``ValueError`` with the offset or the field that is wrong.
+    """
+
+def summarize_trace(data: bytes, hottest: int) -> str:
+    """What is in a trace (``Summary`` of ``crates/trace``), as JSON; the ``hottest`` pages are named.
+
+    Raises ``ValueError`` with the offset at which it is wrong.
     """
 
 @final

@@ -47,6 +47,11 @@ class FakeBackend:
     def scratch(self, name: str) -> str:
         return f"/run/of/vm/{name}"
 
+    def trace(self, path: Path, seconds: float) -> None:
+        if seconds > 100:
+            raise LeviathanError("there is no trace: too long")
+        path.write_text(f"{seconds}")
+
 
 class Served:
     """A server over a fake backend, in a store of its own, and a client."""
@@ -104,6 +109,14 @@ def test_the_monitor(served: Served) -> None:
     assert served.backend.asked == [("query-x", {"some-thing": 1})]
     with pytest.raises(RemoteError, match="QEMU refused bad"):
         served.client.qmp("bad")
+
+
+def test_a_trace(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    served.client.trace(Path("out.trace"), 2.5)
+    assert (tmp_path / "out.trace").read_text() == "2.5"
+    with pytest.raises(RemoteError, match="too long"):
+        served.client.trace(tmp_path / "out.trace", 101)
 
 
 def test_an_event_that_has_to_follow(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from fakes import FakeHost, FakeProcess, Script
 from leviathan.errors import GuestDied, LaunchError, LeviathanError, NodeLost, StartError, TimeOver
 from leviathan.model import Machine, Timeouts
 from leviathan.qemu.binary import QemuBinary
+from leviathan.trace import Trace
 from leviathan.vm import life as life_module
 from leviathan.vm.life import Life
 from leviathan.vm.mailbox import Event
@@ -103,7 +105,9 @@ class Rig:
         self.gone: Callable[[str, str], None]
         self.output = b""
 
-    def make(self, machine: Machine, timeout: float | None = None, **scripts: Script) -> Life:
+    def make(
+        self, machine: Machine, timeout: float | None = None, *, trace: Path | None = None, **scripts: Script
+    ) -> Life:
         self.host = FakeHost({"qemu": scripts.get("qemu", GOOD), "lev-node": scripts.get("node", worker)})
         binary = QemuBinary("/usr/bin/qemu", (7, 2, 0), "QEMU emulator version 7.2.0", "abc")
         boot = Boot(binary, Path("/k"), "6.1", b"initrd")
@@ -116,7 +120,7 @@ class Rig:
         self._patch.setattr(life_module, "prepare", lambda *_: boot)
         self._patch.setattr(life_module, "choose", lambda *_: Choice(lab=False, reason="a test"))
         self._patch.setattr(life_module, "place", place)
-        self.life = Life(machine, Work("true"), stdout=self.take, timeout=timeout)
+        self.life = Life(machine, Work("true"), stdout=self.take, timeout=timeout, trace=trace)
         return self.life
 
     def take(self, data: bytes) -> None:
@@ -173,6 +177,48 @@ def test_what_the_head_gets(rig: Rig) -> None:
     shown = [*qemu.argv, *qemu.env.values(), json.dumps(life.record.as_json([]))]
     shown += [word for process in rig.host.processes for word in process.argv]
     assert not [text for text in shown if cluster["secret"] in text]
+
+
+def records(host: FakeHost, process: FakeProcess) -> None:
+    """Every node writes a trace of one event, if the head was told to begin one."""
+    path = json.loads(host.files[process.env["LEV_CLUSTER"]][0])["trace"]
+    if host.files.get(f"{path}.on", (b"off", 0))[0] != b"on\n":
+        return
+    workers = [p.argv for p in host.processes if p.argv[0].endswith("lev-node")]
+    paths = [path, *(argv[argv.index("--trace") + 1] for argv in workers)]
+    for node, path in enumerate(paths):
+        header = struct.pack("<8sHHHHHHIQqQQQIIQ", b"LEVTRACE", 1, 80, 24, 3, node, 1, 4096, 0, 0, 1, 0, 0, 0, 0, 0)
+        host.put(path, header + struct.pack("<QQBBHI", 10 - node, 5 | node << 48, 1, 0, 0, 7))
+
+
+def test_a_trace_is_fetched_from_every_node_and_joined(rig: Rig, tmp_path: Path) -> None:
+    file = tmp_path / "run.trace"
+    machine = Machine(cpus=4, nodes=3, timeouts=QUICK)
+    with rig.make(machine, trace=file, qemu=qemu_that(init_up, records, exits(0), powers_off)) as life:
+        life.start()
+        life.wait_end(1)
+        life.stop()
+    assert [(one.at_ns, one.node) for one in Trace.load(file)] == [(8, 2), (9, 1), (10, 0)]
+    # Also of a guest that died; nobody else's error hides how.
+    file.unlink()
+    dies = qemu_that(init_up, records, ends(1))
+    with pytest.raises(GuestDied), rig.make(machine, trace=file, qemu=dies) as life:
+        life.start()
+        life.wait_end(1)
+    assert len(Trace.load(file)) == 3
+    with pytest.raises(GuestDied), rig.make(machine, trace=tmp_path / "none", qemu=qemu_that(init_up, ends(1))) as life:
+        life.start()
+        life.wait_end(1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_no_trace_is_begun_unasked(rig: Rig) -> None:
+    with rig.make(Machine(timeouts=QUICK)) as life:
+        life.start()
+        assert not any(path.endswith(".trace.on") for path in rig.host.files)
+        life.switch_trace(on=True)
+        (switch,) = (data for path, (data, _) in rig.host.files.items() if path.endswith("/node0.trace.on"))
+        assert switch == b"on\n"
 
 
 def test_the_baseline_has_no_workers_and_no_facade(rig: Rig) -> None:

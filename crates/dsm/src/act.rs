@@ -121,6 +121,7 @@ impl Core {
             Action::Queued => self.stats.waits.add(1),
             Action::Zeroed => {}
         }
+        self.tape.acted(&action, place);
         Ok(())
     }
 
@@ -169,6 +170,7 @@ impl Core {
         let zero = buffer.is_zero();
         let bytes = if zero { &[][..] } else { &buffer.0[..] };
         self.send(to, place.page, message(zero), bytes);
+        self.tape.sent(to, place.page, message(zero));
         let counter = if zero {
             &self.stats.zero_pages_sent
         } else {

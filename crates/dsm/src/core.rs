@@ -12,6 +12,7 @@ use crate::pool::Pool;
 use crate::room::Room;
 use crate::segment::{Chunk, Segment, SegmentTable};
 use crate::stats::Stats;
+use crate::tape::Tape;
 use crate::{DsmError, PageLink};
 use lev_coherence::{Access, Action, Demand, Illegal, Message, Page, Rules, Slot, Surroundings};
 use lev_uffd::Uffd;
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) lost: Lost,
     pub(crate) discards: Discards,
     pub(crate) stats: Stats,
+    pub(crate) tape: Tape,
     pub(crate) stopped: AtomicBool,
     started: Instant,
     failed: AtomicBool,
@@ -180,6 +182,7 @@ impl Core {
             lost: Lost::default(),
             discards: Discards::default(),
             stats: Stats::default(),
+            tape: Tape::new(config.me),
             stopped: AtomicBool::new(false),
             started: Instant::now(),
             failed: AtomicBool::new(false),

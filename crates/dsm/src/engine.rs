@@ -159,6 +159,7 @@ impl Engine {
             self.populate(segment, page - segment.first);
         }
         segment.active.store(true, Ordering::Release);
+        self.core.tape.homes(segment);
         self.replay_early(&table)?;
         for (run, stripe) in segment.stripe_runs() {
             let len = (run.end - run.start) * PAGE;
@@ -236,6 +237,7 @@ impl Engine {
         self.core.holds.stop();
         self.core.discards.give_up();
         self.core.room.signal();
+        let _ = self.stop_trace(0); // what is in the file can be read
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let this = std::thread::current().id();

@@ -4,6 +4,7 @@ use crate::core::{Core, Event, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
 use crate::DsmError;
 use lev_coherence::{Access, HomePage, NodePage, NodeState};
+use lev_trace::Kind;
 use lev_uffd::{Fault, Fill};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -51,6 +52,7 @@ impl Core {
             drop(chunk);
             if self.loosen(segment, offset)? {
                 self.stats.faults_zero.add(1);
+                self.tape.fault(Kind::Touch, segment.first + offset, &fault);
                 return Ok(());
             }
             (chunk, _) = self.lock_watched(segment, offset)?;
@@ -60,9 +62,13 @@ impl Core {
             (state @ (NodeState::Exclusive | NodeState::Pooled), _)
             | (state @ NodeState::Shared, Access::Read) => {
                 self.stats.faults_stale.add(1);
+                self.tape.fault(Kind::Stale, segment.first + offset, &fault);
                 return self.settle(segment, offset, state, fault);
             }
-            _ if record.node.pending.is_some() => return Ok(()), // the answer wakes this thread, too
+            _ if record.node.pending.is_some() => {
+                self.tape.fault(Kind::Join, segment.first + offset, &fault);
+                return Ok(()); // the answer wakes this thread, too
+            }
             (NodeState::Invalid, _) if self.room.park(fault.address) => {
                 self.stats.room_waits.add(1);
                 return Ok(());
@@ -74,6 +80,7 @@ impl Core {
                     && self.zero_chunk(segment, &mut chunk, offset..offset + 1)? > 0
                 {
                     self.stats.faults_zero.add(1);
+                    self.tape.fault(Kind::Touch, segment.first + offset, &fault);
                     return self.zero_block(segment, offset, chunk);
                 }
                 let record = &mut chunk.pages[index];
@@ -82,6 +89,7 @@ impl Core {
                     (_, Access::Read) => self.stats.faults_read.add(1),
                     (_, Access::Write) => self.stats.faults_write.add(1),
                 }
+                self.tape.asks(state, segment.first + offset, &fault);
                 record.faulted_ns = (self.now_ns() as u32).max(1);
                 let page = segment.first + offset;
                 self.visits.note(fault.thread, page, self.now_us(), record);
@@ -209,6 +217,8 @@ impl Core {
         run: Option<Range<u64>>,
     ) -> Result<u64, Failure> {
         let Some(run) = run else { return Ok(0) };
+        self.tape
+            .filled(segment.first + run.start, run.end - run.start);
         let uffd = &self.uffds[segment.stripe(run.start)];
         let (mut address, end) = (segment.address(run.start), segment.address(run.end));
         while address < end {

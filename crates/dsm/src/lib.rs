@@ -31,6 +31,7 @@ mod room;
 mod segment;
 mod siege;
 mod stats;
+mod tape;
 pub mod threads;
 mod turns;
 
@@ -43,3 +44,4 @@ pub use error::DsmError;
 pub use frames::FRAME_KINDS;
 pub use pool_file::PoolFileError;
 pub use room::RoomEvent;
+pub use tape::trace_clock_ns;

@@ -113,6 +113,7 @@ impl Core {
         }
         self.room.came(BLOCK_PAGES);
         self.stats.blocks_loosened.add(1);
+        self.tape.filled(segment.first + block.start, BLOCK_PAGES);
         let (address, len) = (segment.address(block.start), BLOCK_PAGES * PAGE);
         let uffd = &self.uffds[segment.stripe(block.start)];
         // The fault has left an empty page table where a huge page would have to be, and the kernel replaces one only

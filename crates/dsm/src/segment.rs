@@ -181,6 +181,16 @@ impl Segment {
         self.homes.get(run).map_or(NodeId::HEAD, |(_, node)| *node)
     }
 
+    /// Runs of pages with one home: first page, pages, home.
+    pub(crate) fn home_runs(&self) -> impl Iterator<Item = (PageNumber, u64, NodeId)> + '_ {
+        let mut start = 0;
+        self.homes.iter().map(move |(end, node)| {
+            let run = (self.first + start, end - start, *node);
+            start = *end;
+            run
+        })
+    }
+
     /// Address of the page at this offset.
     pub(crate) fn address(&self, offset: u64) -> u64 {
         self.local + offset * PAGE

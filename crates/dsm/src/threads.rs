@@ -36,10 +36,10 @@ impl StopFlag {
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub fn spawn(
+pub fn spawn<T: Send + 'static>(
     name: String,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, DsmError> {
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, DsmError> {
     let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `old`. A thread inherits the

@@ -21,6 +21,7 @@ mod remote_vcpu;
 mod routes;
 mod set_up;
 mod table;
+mod tape;
 mod vm;
 mod vm_calls;
 mod watch;

@@ -4,7 +4,7 @@ use crate::entry::kernel;
 use crate::fail::{self, die, NOT_STARTED};
 use crate::table::{self, Object};
 use crate::vm::{self, Shared, Vm};
-use crate::{clock, watch};
+use crate::{clock, tape, watch};
 use lev_dsm::{Engine, EngineConfig, PageLink, PoolMapping};
 use lev_kvmabi::ioctl;
 use lev_mesh::control::{ask_all, ControlClient};
@@ -67,6 +67,7 @@ pub fn create_vm(device: i32, argument: usize) -> Result<i32, i32> {
         return Err(libc::EMFILE);
     }
     clock::set(vm);
+    tape::start(vm);
     watch::start(vm);
     fail::event(&serde_json::json!({"event": "ready", "nodes": vm.cluster.nodes.len()}));
     Ok(fd)
@@ -233,6 +234,7 @@ fn configure(
     public.secret.clear();
     // Of this machine only.
     public.kept.clear();
+    public.trace = None;
     let head_khz = or_die(
         "rate of the time-stamp counter (Linux 5.18 or newer tells)",
         host::tsc_khz(vm_fd),

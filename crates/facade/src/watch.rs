@@ -1,7 +1,7 @@
 //! The watch over the workers, the end of the machine, and its report.
 
-use crate::fail;
 use crate::vm::{self, Vm};
+use crate::{fail, tape};
 use lev_mesh::control::ask_all;
 use lev_mesh::message::{control, Event};
 use lev_mesh::peers::spawn_first;
@@ -111,6 +111,7 @@ extern "C" fn at_exit() {
         return;
     }
     if let Some(shared) = &vm.shared {
+        tape::end(shared);
         shared.peers.close();
     }
     let mut nodes = vec![own_report(vm)];

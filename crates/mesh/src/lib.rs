@@ -13,6 +13,7 @@ pub mod peers;
 pub mod pulse;
 pub mod report;
 pub mod run_frame;
+pub mod trace;
 pub mod vm_frame;
 
 pub use error::MeshError;

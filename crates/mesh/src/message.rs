@@ -71,6 +71,8 @@ pub mod control {
     pub const GOODBYE: u16 = 16;
     /// Worker to head, no answer: JSON of [`super::Event`].
     pub const EVENT: u16 = 17;
+    /// `tag`: see [`crate::trace`].
+    pub const TRACE: u16 = 18;
 }
 
 /// What a worker is told first.

@@ -6,6 +6,7 @@
 
 mod errors;
 mod region;
+mod trace;
 
 use pyo3::prelude::*;
 
@@ -18,6 +19,8 @@ mod _native {
 
     #[pymodule_export]
     use crate::region::{Region, Seat};
+    #[pymodule_export]
+    use crate::trace::{measure_trace, merge_traces, read_trace, replay_trace, summarize_trace};
 
     /// Version of the workspace that this module was built from.
     #[pyfunction]

@@ -11,6 +11,7 @@ use lev_transport::{connect, Credentials, Purpose, Sender};
 use lev_vcpu::clock::host_tsc;
 use lev_wire::frame::Header;
 use lev_wire::NodeId;
+use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,11 +21,20 @@ const JOIN_LIMIT: Duration = Duration::from_secs(20);
 /// The worker's VM, once the head has described it; channels that come earlier wait for it.
 #[derive(Default)]
 pub struct Place {
+    trace: Option<PathBuf>,
     worker: Mutex<Option<Arc<Worker>>>,
     changed: Condvar,
 }
 
 impl Place {
+    /// For a VM whose trace of guest memory goes to `trace`, if anywhere.
+    pub fn new(trace: Option<PathBuf>) -> Self {
+        Self {
+            trace,
+            ..Self::default()
+        }
+    }
+
     fn set(&self, worker: Arc<Worker>) {
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
         self.changed.notify_all();
@@ -150,6 +160,11 @@ impl ControlServer {
                 }
             }
             kind::REPORT => return Ok(report_of(&worker)),
+            kind::TRACE => {
+                let path = self.place.trace.as_deref();
+                return lev_mesh::trace::serve(&worker.engine, path, header.tag, payload)
+                    .map_err(|message| Refusal::because(libc::EINVAL, message));
+            }
             other => {
                 return Err(Refusal::because(
                     libc::EINVAL,

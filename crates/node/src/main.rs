@@ -34,6 +34,9 @@ enum Command {
         /// Name in messages
         #[arg(long, default_value = "worker")]
         name: String,
+        /// Where to write a trace of guest memory, when the head asks for one
+        #[arg(long)]
+        trace: Option<PathBuf>,
     },
     /// Print what this host can do, as JSON
     Probe,
@@ -45,7 +48,8 @@ fn main() -> ExitCode {
             listen,
             secret_file,
             name,
-        } => serve::run(&listen, &secret_file, &name),
+            trace,
+        } => serve::run(&listen, &secret_file, &name, trace),
         Command::Probe => {
             println!("{}", probe::report());
             ExitCode::SUCCESS

@@ -9,7 +9,7 @@ use lev_wire::cluster::Encrypt;
 use lev_wire::frame::Header;
 use lev_wire::NodeId;
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::Arc;
@@ -33,8 +33,8 @@ struct SecretFile {
 }
 
 /// Runs the worker.
-pub fn run(listen: &str, secret_file: &Path, name: &str) -> ExitCode {
-    match start(listen, secret_file, name) {
+pub fn run(listen: &str, secret_file: &Path, name: &str, trace: Option<PathBuf>) -> ExitCode {
+    match start(listen, secret_file, name, trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err((message, hint)) => {
             events::error(&message, hint);
@@ -49,7 +49,12 @@ pub fn run(listen: &str, secret_file: &Path, name: &str) -> ExitCode {
 
 type Failure = (String, Option<&'static str>);
 
-fn start(listen: &str, secret_file: &Path, name: &str) -> Result<(), Failure> {
+fn start(
+    listen: &str,
+    secret_file: &Path,
+    name: &str,
+    trace: Option<PathBuf>,
+) -> Result<(), Failure> {
     let credentials = Arc::new(read_secret(secret_file)?);
     // SAFETY: a signal disposition; a peer that has gone must be an error, not the end of the worker.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
@@ -62,7 +67,7 @@ fn start(listen: &str, secret_file: &Path, name: &str) -> Result<(), Failure> {
         "name": name,
         "pid": process::id(),
     }));
-    let place = Arc::new(Place::default());
+    let place = Arc::new(Place::new(trace));
     loop {
         match listener.accept(&credentials, HANDSHAKE_LIMIT) {
             Ok(accepted) => {

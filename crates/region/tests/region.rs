@@ -27,6 +27,7 @@ fn describe(addresses: Vec<String>) -> Cluster {
         events: None,
         report: None,
         kept: Vec::new(),
+        trace: None,
     }
 }
 

@@ -1,14 +1,17 @@
 //! The simulation: events in order of their time.
 
-use crate::node::{Node, Work};
+use crate::node::{Node, Thread, Work};
 use crate::outcome::{Outcome, Tally};
-use crate::rng::Rng;
-use crate::Scenario;
-use lev_coherence::{Access, Action, Message, NodeState, Page, Rules, Slot, Surroundings};
+use crate::pattern::Synthetic;
+use crate::work::{Issue, Workload};
+use crate::{Costs, Scenario};
+use lev_coherence::{
+    Access, Action, HomePage, Message, NodeState, Page, Rules, Slot, Surroundings,
+};
 use lev_wire::frame::HEADER_LEN;
 use lev_wire::{NodeId, PAGE_SIZE};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 /// Runs a scenario to its end.
 ///
@@ -16,26 +19,22 @@ use std::collections::{BinaryHeap, HashMap};
 /// The scenario cannot be simulated, or the protocol refused one of its own messages.
 pub fn simulate(scenario: &Scenario) -> Result<Outcome, String> {
     scenario.check()?;
-    let mut machine = Machine::new(scenario);
-    for node in 0..scenario.nodes {
-        machine.think(node);
-    }
-    while let Some(Reverse(entry)) = machine.queue.pop() {
-        machine.now = entry.at;
-        match machine.events.remove(&entry.number) {
-            Some(Event::Arrive(node, work)) => {
-                machine.nodes[usize::from(node)].inbox.push_back(work);
-                machine.work(node)?;
-            }
-            Some(Event::Finish(node)) => {
-                machine.nodes[usize::from(node)].busy = false;
-                machine.work(node)?;
-            }
-            Some(Event::Run(node)) => machine.run_thread(node),
-            None => {}
-        }
-    }
-    machine.finish()
+    let setting = Setting {
+        nodes: scenario.nodes,
+        costs: scenario.costs,
+        hold_ns: scenario.hold_ns,
+        promote_after: scenario.promote_after,
+    };
+    Machine::new(setting, Synthetic::new(scenario)).run()
+}
+
+/// What is the same for a whole run, beside its work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) nodes: u16,
+    pub(crate) costs: Costs,
+    pub(crate) hold_ns: u64,
+    pub(crate) promote_after: u32,
 }
 
 enum Event {
@@ -43,24 +42,47 @@ enum Event {
     Arrive(u16, Work),
     /// The node's engine is free again.
     Finish(u16),
-    /// The node's thread goes on.
-    Run(u16),
+    /// The thread goes on.
+    Run(usize),
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     at: u64,
     /// Events of the same time happen in the order in which they were planned.
     number: u64,
+    event: Event,
 }
 
-struct Machine<'a> {
-    scenario: &'a Scenario,
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Entry {}
+
+pub(crate) struct Machine<W> {
+    setting: Setting,
+    work: W,
     nodes: Vec<Node>,
+    threads: Vec<Thread>,
     queue: BinaryHeap<Reverse<Entry>>,
-    events: HashMap<u64, Event>,
     planned: u64,
     now: u64,
+    /// Pages that somebody has used.
+    used: HashSet<u64>,
     /// Which write every page's contents are.
     latest: HashMap<u64, u64>,
     slots: Slot,
@@ -94,70 +116,112 @@ impl Surroundings for Ask<'_> {
     }
 }
 
-impl<'a> Machine<'a> {
-    fn new(scenario: &'a Scenario) -> Self {
-        let mut seeds = Rng::new(scenario.seed);
+impl<W: Workload> Machine<W> {
+    pub(crate) fn new(setting: Setting, work: W) -> Self {
+        let thread = |node| Thread {
+            node,
+            waits: None,
+            next: None,
+        };
         Self {
-            scenario,
-            nodes: (0..scenario.nodes)
-                .map(|_| Node::new(seeds.next()))
-                .collect(),
+            setting,
+            nodes: (0..setting.nodes).map(|_| Node::default()).collect(),
+            threads: work.threads().into_iter().map(thread).collect(),
+            work,
             queue: BinaryHeap::new(),
-            events: HashMap::new(),
             planned: 0,
             now: 0,
+            used: HashSet::new(),
             latest: HashMap::new(),
             slots: 0,
             tally: Tally::default(),
         }
     }
 
+    /// Runs to the end.
+    pub(crate) fn run(mut self) -> Result<Outcome, String> {
+        for thread in 0..self.threads.len() {
+            self.free(thread);
+        }
+        while let Some(Reverse(entry)) = self.queue.pop() {
+            self.now = entry.at;
+            match entry.event {
+                Event::Arrive(node, work) => {
+                    self.nodes[usize::from(node)].inbox.push_back(work);
+                    self.work(node)?;
+                }
+                Event::Finish(node) => {
+                    self.nodes[usize::from(node)].busy = false;
+                    self.work(node)?;
+                }
+                Event::Run(thread) => self.run_thread(thread),
+            }
+        }
+        self.finish()
+    }
+
     fn plan(&mut self, at: u64, event: Event) {
         self.planned += 1;
         let number = self.planned;
-        self.events.insert(number, event);
-        self.queue.push(Reverse(Entry { at, number }));
+        self.queue.push(Reverse(Entry { at, number, event }));
     }
 
-    /// The thread of `node` works on its own until its next access.
-    fn think(&mut self, node: u16) {
-        let mean = self.scenario.think_ns;
-        let pause = self.nodes[usize::from(node)].thread.rng.around(mean);
-        self.plan(self.now + pause, Event::Run(node));
+    /// A thread has nothing to do: whoever may go on now does.
+    fn free(&mut self, thread: usize) {
+        let mut issues: Vec<Issue> = Vec::new();
+        self.work.free(thread, self.now, &mut issues);
+        for issue in issues {
+            self.threads[issue.thread].next = issue.access;
+            self.plan(issue.at, Event::Run(issue.thread));
+        }
+    }
+
+    /// Before a page is used for the first time: it lies where it was.
+    fn lay(&mut self, page: u64) {
+        let holder = match self.used.insert(page) {
+            true => self.work.holder(page),
+            false => None,
+        };
+        if let Some(holder) = holder {
+            let home = self.work.home(page).index();
+            let copy = self.nodes[holder.index()].copies.entry(page).or_default();
+            copy.page.state = NodeState::Exclusive;
+            self.nodes[home]
+                .entries
+                .insert(page, HomePage::owned_by(holder));
+        }
     }
 
     /// The thread makes an access, for the first time or again.
-    fn run_thread(&mut self, at: u16) {
-        let scenario = self.scenario;
-        let node = &mut self.nodes[usize::from(at)];
-        let thread = &mut node.thread;
-        let (page, access, since) = match thread.waits {
-            Some(waits) => waits,
-            None if thread.step == scenario.accesses => return,
-            None => {
-                let step = thread.step;
-                thread.step += 1;
-                let choice = scenario
-                    .pattern
-                    .access(at, scenario.nodes, step, &mut thread.rng);
-                (choice.0, choice.1, self.now)
+    fn run_thread(&mut self, at: usize) {
+        if let Some((page, _)) = self.threads[at].next {
+            self.lay(page);
+        }
+        let thread = &mut self.threads[at];
+        let (page, access, since) = match (thread.waits, thread.next.take()) {
+            (Some(waits), _) => waits,
+            (None, Some((page, access))) => {
+                self.tally.began(at, page, access);
+                (page, access, self.now)
             }
+            (None, None) => return,
         };
+        let number = thread.node;
+        let node = &mut self.nodes[usize::from(number)];
         if !node.allows(page, access) {
-            node.thread.waits = Some((page, access, since));
-            let delay = scenario.costs.fault_ns;
-            self.plan(
-                self.now + delay,
-                Event::Arrive(at, Work::Fault { page, access }),
-            );
+            thread.waits = Some((page, access, since));
+            node.waiting.push(at);
+            let fault = Event::Arrive(number, Work::Fault { page, access });
+            self.plan(self.now + self.setting.costs.fault_ns, fault);
             return;
         }
-        if node.thread.waits.take().is_some() {
-            self.tally.waits_ns.push(self.now - since);
+        if thread.waits.take().is_some() {
+            let class = self.work.class(page);
+            self.tally.waited(class, self.now - since);
         }
         self.tally.accesses += 1;
-        self.touch(at, page, access);
-        self.think(at);
+        self.touch(number, page, access);
+        self.free(at);
     }
 
     /// An access that is allowed: sees or makes the latest contents.
@@ -196,23 +260,23 @@ impl<'a> Machine<'a> {
 
     /// Runs the protocol for one event and carries out what comes of it; how long that takes.
     fn handle(&mut self, at: u16, work: Work) -> Result<u64, String> {
-        let scenario = self.scenario;
+        let setting = self.setting;
         let (page, received) = match &work {
             Work::Message { page, version, .. } => (*page, *version),
             Work::Fault { page, .. } | Work::Resume { page, .. } => (*page, 0),
         };
-        let home = scenario.pattern.home(page, scenario.nodes);
-        let rules = Rules::new(NodeId(at), scenario.promote_after);
+        let home = self.work.home(page);
+        let rules = Rules::new(NodeId(at), setting.promote_after);
         let node = &mut self.nodes[usize::from(at)];
         let copy = node.copies.entry(page).or_default();
         // At home the answer to its own request and the next demand come out of one event, as in the engine.
         let answers = matches!(&work, Work::Message { message, .. }
             if matches!(message, Message::Contents { .. } | Message::Dropped));
-        let fresh = answers && copy.page.pending.is_some() && scenario.hold_ns > 0;
-        let old = |granted| self.now >= granted + scenario.hold_ns;
+        let fresh = answers && copy.page.pending.is_some() && setting.hold_ns > 0;
+        let old = |granted| self.now >= granted + setting.hold_ns;
         let mut ask = Ask {
             held: fresh || !copy.granted.is_none_or(old),
-            slots: (scenario.promote_after > 0).then_some(&mut self.slots),
+            slots: (setting.promote_after > 0).then_some(&mut self.slots),
         };
         let mut here = Page {
             rules: &rules,
@@ -234,7 +298,7 @@ impl<'a> Machine<'a> {
             .as_ref()
             .map_or(0, |entry| entry.waiting() as u64);
         self.tally.queue_max = self.tally.queue_max.max(waiting);
-        let mut took = scenario.costs.event_ns;
+        let mut took = setting.costs.event_ns;
         for action in actions {
             took = self.act(at, page, action, received, took);
         }
@@ -243,7 +307,7 @@ impl<'a> Machine<'a> {
 
     /// One action, begun `after` the start of the event; when it is over.
     fn act(&mut self, at: u16, page: u64, action: Action, received: u64, after: u64) -> u64 {
-        let costs = &self.scenario.costs;
+        let costs = self.setting.costs;
         let copy = self.nodes[usize::from(at)].copies.entry(page).or_default();
         match action {
             Action::Send(to, message) => {
@@ -296,7 +360,7 @@ impl<'a> Machine<'a> {
             Action::Read | Action::CopyToSlot(_) | Action::ZeroSlot(_) => after + costs.copy_ns,
             Action::Wake => self.wake(at, page, after),
             Action::Defer(demand) => {
-                let due = copy.granted.unwrap_or(0) + self.scenario.hold_ns;
+                let due = copy.granted.unwrap_or(0) + self.setting.hold_ns;
                 self.plan(
                     due.max(self.now),
                     Event::Arrive(at, Work::Resume { page, demand }),
@@ -318,11 +382,18 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The thread of this node goes on if it waits for this page.
+    /// The threads of this node that wait for this page go on.
     fn wake(&mut self, at: u16, page: u64, after: u64) -> u64 {
-        let waits = &self.nodes[usize::from(at)].thread.waits;
-        if waits.is_some_and(|(waits_for, ..)| waits_for == page) {
-            self.plan(self.now + after, Event::Run(at));
+        let threads = &self.threads;
+        let waits_here = |thread: &usize| {
+            let waits = &threads[*thread].waits;
+            waits.is_some_and(|(waits_for, ..)| waits_for == page)
+        };
+        let waiting = &mut self.nodes[usize::from(at)].waiting;
+        let awake: Vec<usize> = waiting.iter().copied().filter(waits_here).collect();
+        waiting.retain(|thread| !waits_here(thread));
+        for thread in awake {
+            self.plan(self.now + after, Event::Run(thread));
         }
         after
     }
@@ -334,9 +405,8 @@ impl<'a> Machine<'a> {
             Message::Contents { zero: false, .. } | Message::ReadAhead { zero: false }
         );
         let bytes = (HEADER_LEN + if with_page { PAGE_SIZE } else { 0 }) as u64;
-        self.tally.frames += 1;
-        self.tally.bytes += bytes;
-        let costs = &self.scenario.costs;
+        self.tally.sent(self.work.class(page), bytes);
+        let costs = self.setting.costs;
         let node = &mut self.nodes[usize::from(at)];
         node.link_free =
             node.link_free.max(self.now + after) + bytes * 8_000_000_000 / costs.bits_per_second;
@@ -353,14 +423,15 @@ impl<'a> Machine<'a> {
 
     /// All threads must have come to their end: nobody waits for ever.
     fn finish(self) -> Result<Outcome, String> {
-        let stuck = self.nodes.iter().position(|node| {
-            node.thread.step < self.scenario.accesses || node.thread.waits.is_some()
-        });
-        if let Some(node) = stuck {
+        let stuck = self.threads.iter().find(|thread| thread.waits.is_some());
+        if let Some(thread) = stuck {
             return Err(format!(
-                "node{node} waits for ever: {:?}",
-                self.nodes[node].thread.waits
+                "node{} waits for ever: {:?}",
+                thread.node, thread.waits
             ));
+        }
+        if self.work.left() > 0 {
+            return Err(format!("{} accesses were never made", self.work.left()));
         }
         let busiest = self
             .nodes
@@ -368,6 +439,6 @@ impl<'a> Machine<'a> {
             .map(|node| node.busy_ns)
             .max()
             .unwrap_or(0);
-        Ok(self.tally.outcome(self.scenario.nodes, self.now, busiest))
+        Ok(self.tally.outcome(self.setting.nodes, self.now, busiest))
     }
 }

@@ -1,6 +1,5 @@
-//! One simulated node: its pages, its work, its thread.
+//! One simulated node: its pages and its work.
 
-use crate::rng::Rng;
 use lev_coherence::{Access, Demand, HomePage, Message, NodePage, NodeState};
 use lev_wire::NodeId;
 use std::collections::{HashMap, VecDeque};
@@ -34,14 +33,16 @@ pub(crate) enum Work {
     },
 }
 
-/// What the node's thread is doing.
+/// What a thread is doing.
 pub(crate) struct Thread {
-    pub(crate) step: u64,
-    pub(crate) rng: Rng,
-    /// The access under way, and since when it waits.
+    pub(crate) node: u16,
+    /// The access under way, and since when it waits; `None`: for its own work.
     pub(crate) waits: Option<(u64, Access, u64)>,
+    /// The access that comes next.
+    pub(crate) next: Option<(u64, Access)>,
 }
 
+#[derive(Default)]
 pub(crate) struct Node {
     pub(crate) copies: HashMap<u64, Copy>,
     pub(crate) entries: HashMap<u64, HomePage>,
@@ -50,27 +51,12 @@ pub(crate) struct Node {
     pub(crate) busy_ns: u64,
     /// When the link has sent everything given to it.
     pub(crate) link_free: u64,
-    pub(crate) thread: Thread,
+    /// Threads that wait for a page.
+    pub(crate) waiting: Vec<usize>,
 }
 
 impl Node {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            copies: HashMap::new(),
-            entries: HashMap::new(),
-            inbox: VecDeque::new(),
-            busy: false,
-            busy_ns: 0,
-            link_free: 0,
-            thread: Thread {
-                step: 0,
-                rng: Rng::new(seed),
-                waits: None,
-            },
-        }
-    }
-
-    /// Whether the thread may do this now.
+    /// Whether a thread may do this now.
     pub(crate) fn allows(&self, page: u64, access: Access) -> bool {
         let state = self.copies.get(&page).map(|copy| copy.page.state);
         match state {

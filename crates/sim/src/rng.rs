@@ -22,6 +22,11 @@ impl Rng {
         self.next().checked_rem(limit).unwrap_or(0)
     }
 
+    /// From 0 up to, but not including, 1.
+    pub(crate) fn part(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Half to one and a half times `mean`: threads must not go in step.
     pub(crate) fn around(&mut self, mean: u64) -> u64 {
         mean / 2 + self.below(mean + 1)

@@ -160,6 +160,7 @@ mod tests {
             events: None,
             report: None,
             kept: Vec::new(),
+            trace: None,
         };
         let credentials = Credentials::from_cluster(&cluster, NodeId(1)).unwrap();
         assert_eq!(credentials.run_id[..3], [0x01, 0x23, 0x45]);

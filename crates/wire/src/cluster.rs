@@ -33,6 +33,9 @@ pub struct Cluster {
     /// Where the head writes the report (JSON) when the VM ends.
     #[serde(default)]
     pub report: Option<String>,
+    /// Where the head writes its trace of guest memory while the file of this name and `.on` says `on`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// Files on the head's machine whose contents are guest memory that outlives the VM: what QEMU maps of them into the
     /// guest is kept coherent in memory, and written back at the end. Nobody else may use them meanwhile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

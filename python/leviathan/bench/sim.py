@@ -20,7 +20,7 @@ from leviathan.cli.tables import print_table
 from leviathan.errors import ConfigError, LeviathanError, UsageError
 from leviathan.vm.progress import Progress
 
-__all__ = ["NODES", "PATTERNS", "Model", "bench", "costs_from"]
+__all__ = ["NODES", "PATTERNS", "Model", "bench", "costs_from", "draw", "tabulate", "write"]
 
 SCHEMA = 1
 PATTERNS = {
@@ -98,9 +98,9 @@ def bench(
     for pattern in patterns:
         with progress.step(f"{pattern}, {min(nodes)} to {max(nodes)} nodes"):
             runs[pattern] = list(_runs(model, pattern, nodes))
-    print_table(_table(runs), sys.stdout)
+    print_table(tabulate(runs), sys.stdout)
     if svg_file is not None:
-        _write("--svg", svg_file, _plot(runs))
+        write("--svg", svg_file, draw(runs))
     if json_file is not None:
         table = {
             "schema": SCHEMA,
@@ -108,7 +108,7 @@ def bench(
             "model": model.scenario("", 0) | {"nodes": list(nodes), "pattern": list(patterns)},
             "runs": runs,
         }
-        _write("--json", json_file, json.dumps(table, indent=2) + "\n")
+        write("--json", json_file, json.dumps(table, indent=2) + "\n")
     return 0
 
 
@@ -123,7 +123,8 @@ def _runs(model: Model, pattern: str, nodes: Sequence[int]) -> Iterator[dict[str
         yield outcome
 
 
-def _table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def tabulate(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Outcomes of the simulator by the names of their lines."""
     table = Table("pattern", box=None, padding=(0, 2))
     titles = ("nodes", "faults", "p50 us", "p99 us", "faults/s", "frames/fault", "bytes/fault", "busiest node")
     for title in titles:
@@ -139,12 +140,13 @@ def _table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
                 f"{one['faults_per_second']:,.0f}",
                 f"{one['frames_per_fault']:.1f}",
                 f"{one['bytes_per_fault']:,.0f}",
-                f"{one['busiest']:.0%}",
+                f"{one['busiest']:.0%}" if "busiest" in one else "",
             )
     return table
 
 
-def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The same as the text of an SVG file."""
     panels = (
         ("time of a fault (mean, us)", "mean_us"),
         ("bytes a fault", "bytes_per_fault"),
@@ -159,7 +161,8 @@ def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     )
 
 
-def _write(option: str, path: Path, text: str) -> None:
+def write(option: str, path: Path, text: str) -> None:
+    """Writes the file that an option names. Raises ``UsageError``."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

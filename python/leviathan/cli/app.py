@@ -38,12 +38,14 @@ from leviathan.cli.options import (
     Quiet,
     Settings,
     Timeout,
+    TraceFile,
     VmName,
     Vnc,
     check_json_path,
     machine_from,
 )
 from leviathan.cli.schema import schema
+from leviathan.cli.trace import app as trace_app
 from leviathan.errors import UsageError
 
 __all__ = ["app"]
@@ -64,6 +66,7 @@ app.command()(schema)
 app.add_typer(disk_app)
 app.add_typer(images_app)
 app.add_typer(kernel_app)
+app.add_typer(trace_app)
 app.command("import", context_settings=QEMU_WORDS)(import_command)
 app.command("qemu", context_settings=QEMU_WORDS)(qemu_command)
 named.register(app)
@@ -110,6 +113,7 @@ def run(
         bool, typer.Option("--reboot", help="With --exec: let the guest reboot (CMD then runs again).")
     ] = False,
     json_file: JsonFile = None,
+    trace: TraceFile = None,
     quiet: Quiet = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands and the cluster file; start nothing.")
@@ -151,18 +155,30 @@ def run(
     if name is not None or detach:
         from leviathan.cli.background import run_named
 
+        if trace is not None:
+            raise UsageError("--trace goes without --name and -d", hint="start it, then: lev trace record NAME")
         if reboot:
             raise UsageError("--reboot goes without --name and -d: a VM that has a name may always reboot")
         raise typer.Exit(
             run_named(machine, name, detach=detach, command=command, timeout=timeout, json_file=json_file, quiet=quiet)
         )
     from leviathan.cli.run import run_command, run_console
+    from leviathan.vm.trace import check_trace
 
+    check_trace(machine, trace)
     if command is None:
         if reboot:
             raise UsageError("--reboot goes with --exec; on the console a guest may always reboot")
-        raise typer.Exit(run_console(machine, timeout=timeout, json_file=json_file, quiet=quiet))
-    code, _ = run_command(machine, command, timeout=timeout, json_file=json_file, quiet=quiet, restart_on_reboot=reboot)
+        raise typer.Exit(run_console(machine, timeout=timeout, json_file=json_file, quiet=quiet, trace=trace))
+    code, _ = run_command(
+        machine,
+        command,
+        timeout=timeout,
+        json_file=json_file,
+        quiet=quiet,
+        restart_on_reboot=reboot,
+        trace=trace,
+    )
     raise typer.Exit(code)
 
 

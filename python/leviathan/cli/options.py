@@ -30,6 +30,7 @@ __all__ = [
     "Quiet",
     "Settings",
     "Timeout",
+    "TraceFile",
     "VmName",
     "Vnc",
     "check_json_path",
@@ -90,6 +91,10 @@ Timeout = Annotated[
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write what happened, per node, into FILE.")
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Record what happens to every page of guest memory into FILE."),
 ]
 VmName = Annotated[
     str | None,

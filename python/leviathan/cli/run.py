@@ -47,6 +47,7 @@ def run_command(
     quiet: bool = False,
     restart_on_reboot: bool = False,
     stdout: Sink | None = None,
+    trace: Path | None = None,
 ) -> tuple[int, Life]:
     """Runs a command in a new guest; its output is ours. Returns its exit code, and the life for its record."""
     out, err = _Output(sys.stdout.fileno()), _Output(sys.stderr.fileno())
@@ -57,6 +58,7 @@ def run_command(
         stdout=stdout or out,
         stderr=err,
         timeout=timeout,
+        trace=trace,
     )
     out.life = err.life = life
     try:
@@ -82,6 +84,7 @@ def run_console(
     progress: Progress | None = None,
     begin: Callable[[Life], None] = lambda life: None,
     elsewhere: Elsewhere | None = None,
+    trace: Path | None = None,
 ) -> int:
     """A guest with a shell on its console, in this terminal. Returns the exit code.
 
@@ -94,6 +97,7 @@ def run_console(
         console=write_out,
         timeout=timeout,
         elsewhere=elsewhere,
+        trace=trace,
     )
     begin(life)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from leviathan.model.machine import Machine
@@ -39,6 +40,9 @@ class Backend(Protocol):
 
     def scratch(self, name: str) -> str:
         """A path for QEMU to write to, in the VM's own folder."""
+
+    def trace(self, path: Path, seconds: float) -> None:
+        """Records what happens to the guest's memory for so long into a file. Raises a ``LeviathanError``."""
 
     def facts(self) -> dict[str, Any]:
         """What is worth knowing: ``qemu``, ``qemu_version``, ``kernel``, ``display`` and more."""

@@ -162,6 +162,10 @@ class Client:
         answer = self._ask({"do": "screenshot", "device": device})
         return Screenshot(answer["width"], answer["height"], answer["colours"], base64.b64decode(answer["png"]))
 
+    def trace(self, path: Path, seconds: float) -> None:
+        """Records what happens to the guest's memory for so long into a file. Raises a ``LeviathanError``."""
+        self._ask({"do": "trace", "path": str(path.resolve()), "seconds": seconds})
+
     def console(self) -> Line:
         """A connection whose bytes are the console's, both ways."""
         line = self._connect()

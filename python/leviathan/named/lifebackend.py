@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from leviathan.errors import GuestDied, TimeOver
+from leviathan.errors import GuestDied, LeviathanError, TimeOver, UsageError
 from leviathan.model.complete import complete
 from leviathan.model.machine import Machine
 from leviathan.named.backend import EventSink
@@ -19,11 +23,14 @@ from leviathan.vm.life import Life
 from leviathan.vm.mailbox import Event
 from leviathan.vm.prepare import Work
 from leviathan.vm.progress import Progress
+from leviathan.vm.trace import check_trace, save
 
 __all__ = ["LifeBackend"]
 
 
 POWERDOWN_SECONDS = 5.0
+TRACE_SECONDS = 60.0
+"""All nodes have written what they have."""
 
 
 def _boots_our_init(machine: Machine) -> bool:
@@ -43,6 +50,8 @@ class LifeBackend:
         self._port = port
         self._on_event = on_event
         self._ours = _boots_our_init(machine)
+        self._tracing = threading.Lock()
+        self._traces: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._life = Life(
             machine,
             Work(LOOP if self._ours else None, restart_on_reboot=True),
@@ -86,6 +95,8 @@ class LifeBackend:
                 self._on_event(name, event.data)
             case "guest", "ready":
                 self._port.fail(GuestDied("the guest rebooted while the command ran"), for_good=False)
+            case "head", "trace":
+                self._traces.put(event)
             case "user", how:
                 return how
             case ("exit", "head") | ("guest", "exit"):
@@ -120,6 +131,33 @@ class LifeBackend:
         if head is None:
             raise GuestDied("QEMU does not run yet")
         return f"{head.files.folder}/{name}"
+
+    def trace(self, path: Path, seconds: float) -> None:
+        """One at a time."""
+        check_trace(self._life.machine, path)
+        if not self._tracing.acquire(blocking=False):
+            raise UsageError("a trace of this VM is being recorded already")
+        try:
+            while not self._traces.empty():
+                self._traces.get()
+            try:
+                self._life.switch_trace(on=True)
+                self._await_trace("on")
+                time.sleep(seconds)
+            finally:
+                self._life.switch_trace(on=False)
+            self._await_trace("off")
+            save(path, self._life.traces())
+        finally:
+            self._tracing.release()
+
+    def _await_trace(self, state: str) -> None:
+        try:
+            event = self._traces.get(timeout=TRACE_SECONDS)
+        except queue.Empty:
+            raise TimeOver(f"the head did not say within {TRACE_SECONDS:g} s that the trace is {state}") from None
+        if event.text("state") != state:
+            raise LeviathanError(f"there is no trace: {event.text('message') or event.text('state')}")
 
     def facts(self) -> dict[str, Any]:
         """As far as they are known."""

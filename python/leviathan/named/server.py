@@ -128,6 +128,9 @@ class Server:
                     line.send({"ok": True, "return": self._qmp(request)})
                 case "screenshot":
                     line.send({"ok": True} | self._screenshot(request))
+                case "trace":
+                    self._backend.trace(Path(str(request.get("path"))), float(request.get("seconds") or 1))
+                    line.send({"ok": True})
                 case other:
                     raise UsageError(f"the VM's supervisor does not know {other!r}", hint="is it of another version?")
         except Lost:

@@ -42,12 +42,13 @@ def cluster_file(
     events: str,
     report: str,
     kept: Sequence[str] = (),
+    trace: str | None = None,
 ) -> dict[str, Any]:
     """The description as a table.
 
     ``workers`` are the addresses at which nodes 1, 2, … listen; ``pooled``: they have a pool for hot pages, which the
     head makes unless it has a path. ``kept``: files on the head's host whose contents are guest memory
-    that outlives the VM.
+    that outlives the VM. ``trace``: where the head writes its trace when somebody wants one.
     """
     addresses = [None, *workers]
     nodes = [
@@ -67,7 +68,7 @@ def cluster_file(
         "events": events,
         "report": report,
     }
-    return described | ({"kept": list(kept)} if kept else {})
+    return described | ({"kept": list(kept)} if kept else {}) | ({"trace": trace} if trace else {})
 
 
 def _engine(machine: Machine) -> dict[str, int]:

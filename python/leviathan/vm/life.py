@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -30,6 +31,7 @@ from leviathan.vm.prepare import Work, hides_hypervisor, prepare
 from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
 from leviathan.vm.standstill import Standstill
+from leviathan.vm.trace import check_trace, fetch, note_trace, save, switch, trace_path
 from leviathan.vm.workers import Worker, start_worker
 
 __all__ = ["Elsewhere", "Ending", "Life"]
@@ -83,7 +85,9 @@ class Life:
         console: Sink = _drop,
         timeout: float | None = None,
         elsewhere: Elsewhere | None = None,
+        trace: Path | None = None,
     ) -> None:
+        check_trace(machine, trace)
         self.machine = machine = with_own_files(machine)
         self.work = work
         self.progress = progress or Progress()
@@ -97,6 +101,7 @@ class Life:
         self._stack = ExitStack()
         self._workers: list[Worker] = []
         self._elsewhere = elsewhere
+        self._trace = trace
         self._ready = False
         self._folder, self._initrd, self._boots = "", "", 1
         self._stopping = False
@@ -116,9 +121,11 @@ class Life:
             self.record.failed(error)
         try:
             # Where the time went, or what came before the end, is in the nodes' counters.
-            told = self._exit is not None or bool(self._standstill)
+            told = self._exit is not None or bool(self._standstill) or self._trace is not None
             if isinstance(error, TimeOver) or (isinstance(error, LeviathanError) and told):
                 self._quit(QUIT_SECONDS)
+        except LeviathanError as later:
+            self.progress.note(later.message)
         finally:
             self.close()
 
@@ -191,7 +198,10 @@ class Life:
                 events=files.events,
                 report=files.report,
                 kept=[str(file) for file in files_of(placement.machine or machine)],
+                trace=self._trace_path(0),
             )
+            if self._trace is not None:
+                switch(host, self._trace_path(0), on=True)
         argv = self.record.qemu_command = self._command(placement, folder)
         self.record.nodes = [
             {"name": share.name, "host": host.name, "vcpus": list(cpus), "memory": share.memory}
@@ -287,6 +297,23 @@ class Life:
             # Its host is gone.
             return
         self.record.report = self.head.report()
+        if self._trace is not None:
+            save(self._trace, self.traces())
+
+    def traces(self) -> bytes:
+        """The traces of all nodes, which have ended, joined into one. Raises ``LeviathanError``."""
+        assert self.head is not None
+        hosts = [self.head.host, *(worker.host for worker in self._workers)]
+        return fetch((host, self._trace_path(node)) for node, host in enumerate(hosts))
+
+    def switch_trace(self, *, on: bool) -> None:
+        """Has all nodes begin a trace, or end it; the head's event ``trace`` says that they have. From any thread."""
+        if self.head is None:
+            raise GuestDied("QEMU does not run yet")
+        switch(self.head.host, self._trace_path(0), on=on)
+
+    def _trace_path(self, node: int) -> str:
+        return trace_path(self._folder, self.machine.shares()[node].name or "")
 
     def close(self) -> None:
         """Ends every program, lab machine and file of this VM, whatever state it is in."""
@@ -381,7 +408,7 @@ class Life:
             case "output", "closed":
                 raise Interrupted(signal.SIGPIPE, "whoever read the output")
             case "guest" | "qemu" | "head", _:
-                pass
+                note_trace(event, self.progress)
             case name, kind:
                 self._from_worker(name, kind, event)
         return False

@@ -36,6 +36,7 @@ from leviathan.vm.place import (
 )
 from leviathan.vm.pool import POOL_IN_LAB
 from leviathan.vm.prepare import hides_hypervisor
+from leviathan.vm.trace import trace_path
 from leviathan.vm.workers import worker_command
 
 __all__ = ["make_plan", "plan_direct_machine", "print_plan"]
@@ -96,10 +97,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
     host = LocalHost(hosts[0])
     host.bin_dir = bin_dir
     workers = [
-        worker_command(
-            host, share.name or "", f"{FOLDER}/{share.name}.secret", "127.0.0.1" if count == 1 else "ADDRESS"
-        )
-        for share in shares[1:]
+        worker_command(host, share.name or "", FOLDER, "127.0.0.1" if count == 1 else "ADDRESS") for share in shares[1:]
     ]
     files = HeadFiles(FOLDER)
     there = inside_lab(machine, GUEST_FIRMWARE) if choice.lab else machine
@@ -114,6 +112,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
             events=files.events,
             report=files.report,
             kept=[str(file) for file in files_of(there)],
+            trace=trace_path(FOLDER, shares[0].name or ""),
         )
         cluster = masked(whole) | {"run_id": "RUN"}
     cpus, memory = lab_size(machine)

@@ -8,6 +8,7 @@ from leviathan.launch.host import Host, Process
 from leviathan.launch.streams import Tail
 from leviathan.vm.cluster import Identity, secret_file
 from leviathan.vm.mailbox import Mailbox, json_events
+from leviathan.vm.trace import trace_path
 from leviathan.vm.watch import watch_exit
 
 __all__ = ["Worker", "start_worker", "worker_command"]
@@ -29,10 +30,11 @@ class Worker:
     """Why it left the VM by itself."""
 
 
-def worker_command(host: Host, node_name: str, secret_path: str, listen: str) -> list[str]:
+def worker_command(host: Host, node_name: str, folder: str, listen: str) -> list[str]:
     """The command of one worker; the secret stays in a file of mode 0600."""
     program = f"{host.bin_dir}/lev-node"
-    return [program, "serve", "--listen", f"{listen}:0", "--secret-file", secret_path, "--name", node_name]
+    files = ["--secret-file", f"{folder}/{node_name}.secret", "--trace", trace_path(folder, node_name)]
+    return [program, "serve", "--listen", f"{listen}:0", *files, "--name", node_name]
 
 
 def start_worker(
@@ -43,7 +45,7 @@ def start_worker(
     host.put(secret_path, secret_file(identity, node))
     log = Tail()
     process = host.spawn(
-        worker_command(host, name, secret_path, listen),
+        worker_command(host, name, folder, listen),
         stdout=json_events(mailbox, name, lambda line: log(line.encode() + b"\n")),
         stderr=log,
     )

@@ -93,6 +93,7 @@ fn cluster() -> Cluster {
         events: None,
         report: Some("report.json".into()),
         kept: vec!["/mnt/disk.raw".into()],
+        trace: Some("/tmp/lev/head.trace".into()),
     }
 }
 

@@ -5,6 +5,7 @@ mod engine;
 mod kvm;
 mod mesh;
 mod protocol;
+mod trace;
 
 use crate::{Framing, Seed, Target};
 use lev_transport::fuzzing as transport;
@@ -71,6 +72,7 @@ pub(crate) fn all() -> Vec<Target> {
     all.extend(mesh::all());
     all.extend(kvm::all());
     all.extend(agent::all());
+    all.extend(trace::all());
     all
 }
 

@@ -217,6 +217,7 @@ fn describe(addresses: [String; 2]) -> Cluster {
         events: None,
         report: None,
         kept: Vec::new(),
+        trace: None,
     }
 }
 
