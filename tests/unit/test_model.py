@@ -101,7 +101,7 @@ def test_the_baseline_is_one_share_and_stock() -> None:
     ("data", "message"),
     [
         ({"cpus": "x"}, "cpus: Input should be a valid integer"),
-        ({"nodes": 17}, "nodes: Input should be less than or equal to 16"),
+        ({"nodes": 129, "cpus": 200}, "nodes: Input should be less than or equal to 128"),
         ({"nodes": [{"cpus": 1, "memory": "1"}]}, "nodes.0.memory: '1' is not a positive multiple"),
         ({"nodes": [{"cpus": 1}]}, "nodes.0.memory: Field required"),
         ({"nodes": []}, "nodes: List should have at least 1 item"),

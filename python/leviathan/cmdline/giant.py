@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from leviathan.cmdline.keyval import KeyVal
 from leviathan.errors import UsageError
+from leviathan.model.machine import MAX_NODES
 
-__all__ = ["MAX_NODES", "Part", "agree", "read_part"]
+__all__ = ["Part", "agree", "read_part"]
 
-MAX_NODES = 16
 EXAMPLE = '-local-cpu 2,start=0,iplist="10.0.0.1 10.0.0.2"'
 
 

@@ -13,9 +13,12 @@ from leviathan.model.devices import Disk, Display, Network
 from leviathan.model.platform import Accel, Arch, Cpu, CpuField, MachineType, NumaNode
 from leviathan.model.sizes import GIB, MIB, Size, format_size, parse_size
 
-__all__ = ["Engine", "LabOptions", "Machine", "NodeShare", "Pool", "Timeouts"]
+__all__ = ["MAX_NODES", "Engine", "LabOptions", "Machine", "NodeShare", "Pool", "Timeouts"]
 
-MAX_NODES = 16
+MAX_NODES = 128
+"""Each is a NUMA node of the guest, of which QEMU has as many (``MAX_NODES`` of its ``numa.h``)."""
+MAX_LAB_MACHINES = 16
+"""A cable between every two."""
 MAX_CPUS = 254
 """Local APIC ids are 8 bits wide (xAPIC) and 255 means everybody."""
 MIN_MEMORY = 128 * MIB
@@ -92,7 +95,7 @@ class Timeouts(Strict):
 class LabOptions(Strict):
     """Lab machines, for hosts without usable KVM."""
 
-    machines: Annotated[int, Field(ge=1, le=MAX_NODES)] = 1
+    machines: Annotated[int, Field(ge=1, le=MAX_LAB_MACHINES)] = 1
     """Lab VMs; 1 holds all nodes, else each node has its own."""
     cpus: Annotated[int, Field(ge=1, le=64)] | None = None
     memory: Size | None = None
