@@ -14,8 +14,14 @@ pub enum Command {
         #[serde(default)]
         at: Option<String>,
     },
-    /// Join the region.
-    Join { cluster: Box<Cluster>, node: u16 },
+    /// Join the region; the answer is where it lies in this process.
+    Join {
+        cluster: Box<Cluster>,
+        node: u16,
+        /// Longest wait for the others, milliseconds; 0: a minute.
+        #[serde(default)]
+        limit_ms: u64,
+    },
     /// Meet the other nodes.
     Barrier,
     /// Touch pages, one after the other.
@@ -32,6 +38,19 @@ pub enum Command {
     Counters,
     /// Leave the region.
     Leave,
+    /// Let threads work on the region for so long and judge all that they read.
+    Work {
+        plan: SoakPlan,
+        ms: u64,
+        /// A thread that gets nowhere for so long hangs.
+        stall_s: u64,
+    },
+    /// Meet the others and judge all of the region; all must be told before the answers are waited for.
+    Verify,
+    /// Work for so long, or until a node is lost if it is 0; then leave. The answer says how it ended.
+    Live { plan: SoakPlan, ms: u64 },
+    /// Which threads this process has, and what its descriptors are.
+    Census,
     /// What userfaultfd costs without any network.
     Local { pages: u64 },
     /// Serve raw requests on TCP; the answer is the address.
@@ -52,6 +71,14 @@ pub enum Command {
         count: u32,
         answer: u32,
     },
+}
+
+/// What a soak is derived from.
+#[derive(Clone, Copy, Deserialize)]
+pub struct SoakPlan {
+    pub seed: u64,
+    /// Threads of each node.
+    pub threads: u64,
 }
 
 /// Pages to touch.
@@ -86,6 +113,11 @@ pub enum Answer {
         address: String,
     },
     Done {},
+    /// First byte of the region in this process, and its bytes.
+    Joined {
+        base: u64,
+        len: u64,
+    },
     /// Nanoseconds of each sample.
     Samples {
         ns: Vec<u64>,
@@ -108,5 +140,28 @@ pub enum Answer {
     },
     Word {
         value: u64,
+    },
+    /// Operations done in this region so far, and words that were wrong.
+    Worked {
+        operations: BTreeMap<&'static str, u64>,
+        findings: Vec<String>,
+    },
+    /// What the memory holds, next to what this node's threads did.
+    Verified {
+        findings: Vec<String>,
+        digests: Vec<u64>,
+        counters: Vec<u64>,
+        added: Vec<u64>,
+        versions: Vec<u64>,
+        made: Vec<u64>,
+    },
+    /// Why it did not end well, if so, and when that was known: nanoseconds of the monotonic clock.
+    Lived {
+        lost: Option<String>,
+        at_ns: u64,
+    },
+    Census {
+        threads: Vec<String>,
+        descriptors: Vec<String>,
     },
 }

@@ -3,9 +3,12 @@
 //!
 //! Times are taken here, next to what is measured, and go back as they are: nanoseconds, one number a sample.
 
+mod census;
+mod clock;
 mod command;
 mod local;
 mod node;
+mod soak;
 mod tcp;
 mod touch;
 

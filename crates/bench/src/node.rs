@@ -1,8 +1,10 @@
 //! Carries commands out.
 
-use crate::command::{Answer, Command};
+use crate::clock::monotonic_ns;
+use crate::command::{Answer, Command, SoakPlan};
+use crate::soak::Soak;
 use crate::touch::Pages;
-use crate::{local, tcp};
+use crate::{census, local, tcp};
 use lev_region::{Region, Seat, Shape};
 use lev_wire::cluster::Cluster;
 use lev_wire::{NodeId, PAGE_SIZE};
@@ -21,6 +23,9 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub struct Node {
     seat: Option<Seat>,
     region: Option<Region>,
+    /// This node's number, and how many there are.
+    place: (u64, u64),
+    soak: Option<Soak>,
 }
 
 impl Node {
@@ -37,7 +42,11 @@ impl Node {
                 self.seat = Some(seat);
                 Ok(Answer::Address { address })
             }
-            Command::Join { cluster, node } => self.join(&cluster, NodeId(node)),
+            Command::Join {
+                cluster,
+                node,
+                limit_ms,
+            } => self.join(&cluster, NodeId(node), limit_ms),
             Command::Barrier => {
                 let result = self.region()?.barrier(LIMIT);
                 result
@@ -74,13 +83,28 @@ impl Node {
                 let counters = self.region()?.counters().named().into_iter().collect();
                 Ok(Answer::Counters { counters })
             }
-            Command::Leave => {
-                let region = self.region.take().ok_or("not in a region")?;
-                let result = region.close(LIMIT);
-                result
-                    .map(|()| Answer::Done {})
-                    .map_err(|error| error.to_string())
+            Command::Leave => self.leave().map(|()| Answer::Done {}),
+            Command::Work { plan, ms, stall_s } => {
+                let soak = self.soak(plan)?;
+                let (time, stall) = (Duration::from_millis(ms), Duration::from_secs(stall_s));
+                let mut soak = soak.work(self.region()?, Some(time), stall)?;
+                let answer = soak.report(self.region()?);
+                self.soak = Some(soak);
+                Ok(answer)
             }
+            Command::Verify => {
+                let barrier = self.region()?.barrier(LIMIT);
+                barrier.map_err(|error| error.to_string())?;
+                let soak = self.soak.as_ref().ok_or("nothing was worked on")?;
+                Ok(soak.verify(self.region()?))
+            }
+            Command::Live { plan, ms } => {
+                let lost = self.live(plan, ms).err();
+                let at_ns = monotonic_ns();
+                (self.region, self.soak) = (None, None);
+                Ok(Answer::Lived { lost, at_ns })
+            }
+            Command::Census => census::take().map_err(|error| error.to_string()),
             Command::Local { pages } => Ok(Answer::Kinds {
                 kinds: local::measure(pages)?,
             }),
@@ -110,13 +134,44 @@ impl Node {
         }
     }
 
-    fn join(&mut self, cluster: &Cluster, me: NodeId) -> Result<Answer, String> {
+    fn join(&mut self, cluster: &Cluster, me: NodeId, limit_ms: u64) -> Result<Answer, String> {
         let seat = self.seat.take().ok_or("not listening")?;
+        let limit = match limit_ms {
+            0 => LIMIT,
+            limit => Duration::from_millis(limit),
+        };
         let region = Shape::of(cluster)
-            .and_then(|shape| seat.join(cluster, me, &shape, LIMIT))
+            .and_then(|shape| seat.join(cluster, me, &shape, limit))
             .map_err(|error| error.to_string())?;
+        let (base, len) = (region.base() as u64, region.len());
+        self.place = (me.0.into(), cluster.nodes.len() as u64);
         self.region = Some(region);
-        Ok(Answer::Done {})
+        Ok(Answer::Joined { base, len })
+    }
+
+    fn leave(&mut self) -> Result<(), String> {
+        let region = self.region.take().ok_or("not in a region")?;
+        self.soak = None;
+        region.close(LIMIT).map_err(|error| error.to_string())
+    }
+
+    /// The soak of this region, from where it was before or from the start.
+    fn soak(&mut self, plan: SoakPlan) -> Result<Soak, String> {
+        let (node, nodes) = self.place;
+        match self.soak.take() {
+            Some(soak) => Ok(soak),
+            None => Soak::new(self.region()?, &plan, node, nodes),
+        }
+    }
+
+    /// Works and leaves; the error says who was lost.
+    fn live(&mut self, plan: SoakPlan, ms: u64) -> Result<(), String> {
+        let time = (ms > 0).then(|| Duration::from_millis(ms));
+        let soak = self.soak(plan)?;
+        soak.work(self.region()?, time, LIMIT)?;
+        let barrier = self.region()?.barrier(LIMIT);
+        barrier.map_err(|error| error.to_string())?;
+        self.leave()
     }
 
     fn region(&self) -> Result<&Region, String> {
