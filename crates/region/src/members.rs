@@ -5,6 +5,15 @@ use lev_wire::NodeId;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How a peer's channel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By itself, or because of what came: why.
+    Channel(String),
+    /// With the words that another node is lost: which one and why.
+    Told(NodeId, String),
+}
+
 /// What is known of the other nodes.
 pub(crate) struct Members {
     me: NodeId,
@@ -20,6 +29,8 @@ struct State {
     /// By node: it has said goodbye.
     gone: Vec<bool>,
     lost: Option<(NodeId, String)>,
+    /// This process has said goodbye.
+    leaving: bool,
     closing: bool,
 }
 
@@ -32,6 +43,7 @@ impl Members {
                 arrived: vec![0; nodes],
                 gone: vec![false; nodes],
                 lost: None,
+                leaving: false,
                 closing: false,
             }),
             changed: Condvar::new(),
@@ -65,16 +77,37 @@ impl Members {
         });
     }
 
-    /// A channel ended. `true`: that is a loss, and the first one.
-    pub(crate) fn ended(&self, node: NodeId, why: String) -> bool {
-        let mut state = self.lock();
-        let first = state.lost.is_none() && !state.gone[node.index()] && !state.closing;
-        if first {
-            state.lost = Some((node, why));
+    /// What a peer's words about a loss mean: node number `lost` is lost, because of `why`.
+    pub(crate) fn named(&self, lost: u64, why: String) -> End {
+        let nodes = self.lock().gone.len() as u64;
+        match NodeId(u16::try_from(lost).unwrap_or(u16::MAX)) {
+            _ if lost >= nodes => End::Channel(format!("it lost node {lost} of {nodes}")),
+            me if me == self.me => End::Channel(format!("it has lost this node: {why}")),
+            node => End::Told(node, why),
         }
+    }
+
+    /// The channel of `from` has ended. If that is a loss, and the first one: who is lost and why. A node that has said
+    /// goodbye serves pages until all have.
+    pub(crate) fn lost(&self, from: NodeId, end: End) -> Option<(NodeId, String)> {
+        let mut state = self.lock();
+        let in_order = matches!(end, End::Channel(_)) && state.gone[from.index()] && state.leaving;
+        if in_order || state.closing || state.lost.is_some() {
+            return None;
+        }
+        let loss = match end {
+            End::Channel(why) => (from, why),
+            End::Told(node, why) => (node, why),
+        };
+        state.lost = Some(loss.clone());
         drop(state);
         self.changed.notify_all();
-        first
+        Some(loss)
+    }
+
+    /// This process says goodbye.
+    pub(crate) fn leave(&self) {
+        self.change(|state| state.leaving = true);
     }
 
     /// This process leaves: channels that end from now on are no loss.
@@ -155,6 +188,10 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(10);
 
+    fn closed() -> End {
+        End::Channel("closed".into())
+    }
+
     #[test]
     fn a_barrier_names_who_is_missing() {
         let members = Members::new(NodeId(1), 3);
@@ -173,18 +210,50 @@ mod tests {
     fn who_said_goodbye_is_not_lost_and_delays_nobody() {
         let members = Members::new(NodeId(0), 2);
         members.gone(NodeId(1));
-        assert!(!members.ended(NodeId(1), "closed".into()));
+        members.leave();
+        assert_eq!(members.lost(NodeId(1), closed()), None);
         members.all_arrived(9, SHORT).unwrap();
         members.all_gone(SHORT).unwrap();
     }
 
     #[test]
+    fn who_ends_before_all_have_said_goodbye_is_lost() {
+        let members = Members::new(NodeId(0), 2);
+        members.gone(NodeId(1));
+        assert!(members.lost(NodeId(1), closed()).is_some());
+    }
+
+    #[test]
+    fn the_loss_that_another_node_names_counts() {
+        let members = Members::new(NodeId(0), 3);
+        members.gone(NodeId(1));
+        members.gone(NodeId(2));
+        members.leave();
+        let end = members.named(1, "killed".into());
+        assert!(members.lost(NodeId(2), end).is_some());
+        assert_eq!(members.lost(NodeId(2), closed()), None);
+        let error = members.check().unwrap_err().to_string();
+        assert_eq!(error, "node1 is lost: killed");
+    }
+
+    #[test]
+    fn who_has_lost_this_node_or_none_is_lost_itself() {
+        let members = Members::new(NodeId(0), 3);
+        for (named, words) in [(0, "lost this node: slow"), (3, "node 3 of 3")] {
+            match members.named(named, "slow".into()) {
+                End::Channel(why) => assert!(why.contains(words), "{why}"),
+                end => panic!("{end:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn a_loss_ends_every_wait_and_is_told_once() {
         let members = Members::new(NodeId(0), 3);
-        assert!(members.ended(NodeId(2), "cut off".into()));
-        assert!(!members.ended(NodeId(1), "follows".into()));
+        assert!(members.lost(NodeId(2), closed()).is_some());
+        assert_eq!(members.lost(NodeId(1), closed()), None);
         let error = members.all_agreed(Duration::from_secs(60)).unwrap_err();
-        assert_eq!(error.to_string(), "node2 is lost: cut off");
+        assert_eq!(error.to_string(), "node2 is lost: closed");
         assert!(members.check().is_err());
     }
 }

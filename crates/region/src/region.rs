@@ -1,8 +1,8 @@
 //! The region itself: memory, the threads that read the channels, barriers and the end.
 
-use crate::members::Members;
+use crate::members::{End, Members};
 use crate::memory::Mapping;
-use crate::message::{AGREE, ARRIVED, GOODBYE};
+use crate::message::{read_reason, reason, AGREE, ARRIVED, GOODBYE, LOST};
 use crate::RegionError;
 use lev_dsm::{threads, Counters, Engine, FRAME_KINDS};
 use lev_mesh::pages::PagePeers;
@@ -70,7 +70,7 @@ impl Region {
             let shared = shared.clone();
             let end = move || {
                 if let Some(shared) = shared.upgrade() {
-                    shared.lost(me, why);
+                    shared.lost(me, End::Channel(why));
                 }
             };
             // Without a thread there is no memory left: the process ends by itself.
@@ -93,8 +93,8 @@ impl Region {
             let shared = Arc::clone(&self.shared);
             threads::spawn(format!("lev-page-{}", node.0), move || {
                 threads::serve_first();
-                let why = shared.read(node, receiver);
-                shared.lost(node, why);
+                let end = shared.read(node, receiver);
+                shared.lost(node, end);
             })?;
         }
         Ok(())
@@ -102,7 +102,7 @@ impl Region {
 
     /// Says what the region is like and waits until all others have said the same.
     pub(crate) fn agree(&self, limit: Duration) -> Result<(), RegionError> {
-        self.shared.tell(AGREE, self.shared.digest);
+        self.shared.tell(AGREE, self.shared.digest, &[]);
         self.shared.members.all_agreed(limit)
     }
 
@@ -180,7 +180,7 @@ impl Region {
         self.check()?;
         let mut barrier = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         *barrier += 1;
-        self.shared.tell(ARRIVED, *barrier);
+        self.shared.tell(ARRIVED, *barrier, &[]);
         Ok(*barrier)
     }
 
@@ -212,22 +212,13 @@ impl Region {
     /// A node is lost or did not leave within `limit`; this process has left all the same.
     pub fn close(&self, limit: Duration) -> Result<(), RegionError> {
         if self.check().is_err() {
-            self.shared.end();
+            self.shared.end(Duration::ZERO);
             return self.shared.members.check();
         }
-        self.shared.tell(GOODBYE, 0);
+        self.shared.members.leave();
+        self.shared.tell(GOODBYE, 0, &[]);
         let result = self.shared.members.all_gone(limit);
-        let deadline = Instant::now() + LAST_WORDS;
-        while self
-            .shared
-            .senders()
-            .iter()
-            .any(|sender| sender.queued() > 0)
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.shared.end();
+        self.shared.end(LAST_WORDS);
         result
     }
 }
@@ -235,13 +226,13 @@ impl Region {
 impl Region {
     /// Leaves at once. The other nodes see that as a loss: what this one had is gone.
     pub fn abandon(&self) {
-        self.shared.end();
+        self.shared.end(Duration::ZERO);
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.end(Duration::ZERO);
     }
 }
 
@@ -251,63 +242,72 @@ impl Shared {
     }
 
     /// Says something to all others. A channel that cannot send has ended, which its reader finds out.
-    fn tell(&self, kind: u16, arg: u64) {
+    fn tell(&self, kind: u16, arg: u64, text: &[u8]) {
         for sender in self.senders().iter() {
-            let _ = sender.send(kind, 0, arg, &[]);
+            let _ = sender.send(kind, 0, arg, &[text]);
         }
     }
 
-    /// Handles the frames of one peer until there are no more; the reason.
-    fn read(&self, from: NodeId, mut receiver: Receiver) -> String {
+    /// Handles the frames of one peer until there are no more.
+    fn read(&self, from: NodeId, mut receiver: Receiver) -> End {
         loop {
             let (header, payload) = match receiver.recv() {
                 Ok(frame) => frame,
-                Err(error) => return error.to_string(),
+                Err(error) => return End::Channel(error.to_string()),
             };
             let _handling = self.handling.read().unwrap_or_else(PoisonError::into_inner);
             if self.ended.load(Ordering::Acquire) {
-                return "this process has left".into();
+                return End::Channel("this process has left".into());
             }
             let result = if FRAME_KINDS.contains(&header.kind) {
                 self.engine
                     .on_frame(from, header, payload)
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| End::Channel(error.to_string()))
             } else {
-                self.hear(from, header)
+                self.hear(from, header, payload)
             };
-            if let Err(why) = result {
-                return why;
+            if let Err(end) = result {
+                return end;
             }
         }
     }
 
-    fn hear(&self, from: NodeId, header: Header) -> Result<(), String> {
+    fn hear(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), End> {
         match header.kind {
             AGREE if header.arg == self.digest => self.members.agreed(from),
-            AGREE => return Err("its region has another size or other homes than here".into()),
+            AGREE => {
+                let why = "its region has another size or other homes than here";
+                return Err(End::Channel(why.into()));
+            }
             ARRIVED => self.members.arrived(from, header.arg),
             GOODBYE => self.members.gone(from),
-            kind => return Err(format!("it sent a frame of unknown kind {kind:#x}")),
+            LOST => return Err(self.members.named(header.arg, read_reason(payload))),
+            kind => {
+                let why = format!("it sent a frame of unknown kind {kind:#x}");
+                return Err(End::Channel(why));
+            }
         }
         Ok(())
     }
 
     /// A peer's channel has ended.
-    fn lost(&self, node: NodeId, why: String) {
-        let text = format!("{node} is lost: {why}");
-        if self.members.ended(node, why) {
-            // Whoever touches the memory now ends by a signal: say why while there is time.
-            let _ = writeln!(
-                std::io::stderr(),
-                "leviathan: {text}; memory shared with it is gone"
-            );
-            self.end();
-        }
+    fn lost(&self, from: NodeId, end: End) {
+        let Some((node, why)) = self.members.lost(from, end) else {
+            return;
+        };
+        // Whoever touches the memory now ends by a signal: say why while there is time.
+        let _ = writeln!(
+            std::io::stderr(),
+            "leviathan: {node} is lost: {why}; memory shared with it is gone"
+        );
+        self.tell(LOST, node.0.into(), reason(&why));
+        self.end(LAST_WORDS);
     }
 
     /// Stops everything, in this order: nobody handles frames, the memory is inaccessible, then those who wait for
-    /// a page are woken. The other way round they would see a page of zeroes.
-    fn end(&self) {
+    /// a page are woken. The other way round they would see a page of zeroes. Then peers have so long to take what was
+    /// said to them last.
+    fn end(&self, patience: Duration) {
         self.members.close();
         {
             let _alone = self
@@ -321,8 +321,11 @@ impl Shared {
             self.mapping.forbid();
         }
         self.engine.stop();
-        for sender in self.senders().drain(..) {
-            sender.shutdown();
+        let senders: Vec<Sender> = self.senders().drain(..).collect();
+        let deadline = Instant::now() + patience;
+        while senders.iter().any(|sender| sender.queued() > 0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
         }
+        senders.iter().for_each(Sender::shutdown);
     }
 }

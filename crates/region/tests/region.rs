@@ -171,3 +171,26 @@ fn a_lost_node_ends_waits_and_is_named() {
         assert!(region.close(LIMIT).is_err());
     });
 }
+
+#[test]
+fn everybody_names_the_node_that_was_lost_and_not_who_noticed_it_first() {
+    for _ in 0..10 {
+        let mut regions = regions(5, 4096 * 10);
+        drop(regions.remove(3));
+        everywhere(&regions, |_, region| {
+            let error = region.barrier(LIMIT).unwrap_err();
+            assert!(error.to_string().starts_with("node3 is lost"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_node_that_ends_while_others_still_work_is_lost_though_it_has_said_goodbye() {
+    let regions = regions(2, 4096 * 2);
+    regions[1].word(4096).unwrap().store(7, Ordering::Release);
+    let left = regions[1].close(Duration::from_millis(50)); // node 0 does not leave
+    assert!(matches!(left, Err(RegionError::Missing { .. })));
+    let error = regions[0].await_others(u64::MAX, LIMIT).unwrap_err();
+    assert!(error.to_string().starts_with("node1 is lost"), "{error}");
+    assert!(regions[0].word(4096).is_err());
+}
