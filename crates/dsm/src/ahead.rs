@@ -308,7 +308,7 @@ impl Core {
         let filled = self.zero_run(segment, Some(offset..offset + count))?;
         self.stats.pages_zero_filled.add(filled);
         chunk.here += count as u16;
-        self.room.came(count);
+        self.came(count);
         self.release()?;
         Ok(())
     }

@@ -187,7 +187,7 @@ impl Core {
         self.stats.pages_zero_filled.add(filled);
         if filled > 0 {
             chunk.here += filled as u16;
-            self.room.came(filled);
+            self.came(filled);
         }
         Ok(filled)
     }

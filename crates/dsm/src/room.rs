@@ -42,12 +42,14 @@ type Listener = Box<dyn Fn(RoomEvent) + Send + Sync>;
 pub(crate) struct Room {
     /// Pages; 0: no limit.
     limit: u64,
+    /// Other nodes, at least one.
+    others: u64,
     resident: AtomicU64,
     /// The most that `resident` ever was.
     peak: AtomicU64,
     /// Pages that the homes were asked to take, and that they have not answered for yet.
     returning: AtomicU64,
-    /// Free pages of each node, as far as it has said.
+    /// Free pages of each node that this one may fill, as far as it has said.
     peers: Vec<AtomicU64>,
     told: AtomicU64,
     /// When it was last told, microseconds since start.
@@ -63,13 +65,15 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn new(limit: u64, nodes: u16) -> Self {
         // All have the same limit, and nothing at first.
+        let others = u64::from(nodes.max(2) - 1);
         let free = if limit > 0 {
-            limit - limit / 32
+            (limit - limit / 32) / others
         } else {
             UNLIMITED
         };
         Self {
             limit,
+            others,
             resident: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             returning: AtomicU64::new(0),
@@ -248,8 +252,9 @@ impl Room {
         }
     }
 
-    /// How much room there is, if the others should be told. What they know shrinks with each page that they send or
-    /// only meant to send, so room that stays the same must be told again, or in the end they would believe in none.
+    /// How much room each of the others may fill, if they should be told: a part of what there is, because all of them
+    /// may do so at the same time. What they know shrinks with each page that they send or only meant to send, so room
+    /// that stays the same must be told again, or in the end they would believe in none.
     fn news(&self, now_us: u64) -> Option<u64> {
         if !self.is_limited() {
             return None;
@@ -263,7 +268,7 @@ impl Room {
         }
         self.told.store(free, Relaxed);
         self.told_us.store(now_us, Relaxed);
-        Some(free)
+        Some(free.div_ceil(self.others))
     }
 
     fn parked(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -298,7 +303,7 @@ impl Core {
         match (is_here(before), is_here(after)) {
             (false, true) => {
                 chunk.here += 1;
-                self.room.came(1);
+                self.came(1);
             }
             (true, false) => {
                 chunk.here -= 1;
@@ -308,6 +313,13 @@ impl Core {
             _ => {}
         }
         Ok(())
+    }
+
+    /// So many pages more are here. Told by the thread that put them there: the one that makes room may have to wait for a
+    /// CPU, while others go on to send what they believe that there is room for.
+    pub(crate) fn came(&self, pages: u64) {
+        self.room.came(pages);
+        self.tell_room();
     }
 
     /// Wakes faults that waited for room: they come again.
@@ -359,6 +371,23 @@ mod tests {
         room.came(900);
         assert_eq!(room.news(5 + TELL_AGAIN_US), Some(0));
         assert_eq!(room.news(6 + 3 * TELL_AGAIN_US), None);
+    }
+
+    #[test]
+    fn what_the_others_may_fill_is_no_more_than_there_is() {
+        let room = Room::new(1024, 5);
+        let told: Vec<u64> = [0, 892, 90, 9]
+            .into_iter()
+            .filter_map(|pages| {
+                room.came(pages);
+                room.news(1)
+            })
+            .collect();
+        // Of 992, 100, 10 (not told: hardly less) and 1 that are free.
+        assert_eq!(told, [248, 25, 3]);
+        // And before anything is told: a quarter of it, of which half is used at once.
+        let at_first = |pages| Room::new(1024, 5).peer_has_room(ME, pages);
+        assert!(at_first(123) && !at_first(124));
     }
 
     #[test]
