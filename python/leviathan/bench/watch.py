@@ -42,6 +42,8 @@ def sample(pid: int, base: int = 0, length: int = 0) -> Sample:
     status = dict(
         line.split(":", 1) for line in (folder / "status").read_text(encoding="utf-8", errors="replace").splitlines()
     )
+    if "RssAnon" not in status:
+        raise ProcessLookupError(f"process {pid} has ended")
     anonymous = _kib(status["RssAnon"])
     region = _resident((folder / "smaps").read_text(encoding="utf-8", errors="replace"), base, base + length)
     return Sample(threads, descriptors, region, max(anonymous - region, 0), _kib(status["VmHWM"]))
