@@ -129,6 +129,13 @@ impl HomePage {
         self.busy.is_some()
     }
 
+    /// Whether the page is on its way to this node.
+    #[must_use]
+    pub fn is_coming_to(&self, node: NodeId) -> bool {
+        let stage = self.busy.as_ref().map(|busy| &busy.stage);
+        matches!(stage, Some(Stage::Installing(install)) if install.by == node)
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -9,12 +9,14 @@ use crate::loose::Loose;
 use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
-use crate::room::Room;
+use crate::room::{self, Room};
 use crate::segment::{Chunk, Segment, SegmentTable};
 use crate::stats::Stats;
 use crate::tape::Tape;
 use crate::{DsmError, PageLink};
-use lev_coherence::{Access, Action, Demand, Illegal, Message, Page, Rules, Slot, Surroundings};
+use lev_coherence::{
+    Access, Action, Demand, HomePage, Illegal, Message, NodePage, Page, Rules, Slot, Surroundings,
+};
 use lev_uffd::Uffd;
 use lev_wire::frame::Header;
 use lev_wire::{NodeId, PAGE_SIZE};
@@ -260,6 +262,7 @@ impl Core {
             held: fresh || age_us < holding_us || turn_us > 0,
         };
         let before = record.node;
+        let came = self.is_coming(entry.as_deref(), before);
         let mut page = Page {
             rules: &self.rules,
             home,
@@ -297,7 +300,14 @@ impl Core {
             self.act(*action, &place, record, &mut scratch.buffer)?;
         }
         let after = record.node;
+        let entry = chunk.entry(index).filter(|_| home == self.rules.me);
+        self.room.on_its_way(came, self.is_coming(entry, after));
         self.account(chunk, before, after)
+    }
+
+    /// Whether a page of this home, which is not here, is on its way here.
+    fn is_coming(&self, entry: Option<&HomePage>, node: NodePage) -> bool {
+        entry.is_some_and(|entry| entry.is_coming_to(self.rules.me)) && !room::is_here(node)
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Room {
     /// Other nodes, at least one.
     others: u64,
     resident: AtomicU64,
+    /// Pages of this home that are on their way here: they will be resident.
+    coming: AtomicU64,
     /// The most that `resident` ever was.
     peak: AtomicU64,
     /// Pages that the homes were asked to take, and that they have not answered for yet.
@@ -75,6 +77,7 @@ impl Room {
             limit,
             others,
             resident: AtomicU64::new(0),
+            coming: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             returning: AtomicU64::new(0),
             peers: (0..nodes).map(|_| AtomicU64::new(free)).collect(),
@@ -121,10 +124,20 @@ impl Room {
     /// Pages that may still be kept here for others.
     pub(crate) fn free(&self) -> u64 {
         if self.is_limited() {
-            self.high().saturating_sub(self.resident())
+            let taken = self.resident() + self.coming.load(Relaxed);
+            self.high().saturating_sub(taken)
         } else {
             UNLIMITED
         }
+    }
+
+    /// A page of this home is on its way here since an event, or not any more.
+    pub(crate) fn on_its_way(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => self.coming.fetch_add(1, Relaxed),
+            (true, false) => self.coming.fetch_sub(1, Relaxed),
+            _ => return,
+        };
     }
 
     /// Whether so many pages more fit here without giving others away.
@@ -276,7 +289,7 @@ impl Room {
     }
 }
 
-fn is_here(page: NodePage) -> bool {
+pub(crate) fn is_here(page: NodePage) -> bool {
     matches!(page.state, NodeState::Shared | NodeState::Exclusive)
 }
 
@@ -405,6 +418,20 @@ mod tests {
         assert_eq!(keeper(1), None); // its two pages are promised
         room.note_peer(NodeId(2), UNLIMITED);
         assert_eq!([1, 1, 1].map(keeper), [Some(NodeId(2)); 3]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_here_is_not_free() {
+        let room = Room::new(1024, 2);
+        room.came(990);
+        for _ in 0..2 {
+            assert_eq!(room.keeper(ME, NodeId(1), |_| true), Some(ME));
+            room.on_its_way(false, true);
+        }
+        assert_eq!(room.keeper(ME, NodeId(1), |_| true), None);
+        room.on_its_way(true, true);
+        room.on_its_way(true, false); // another node was faster
+        assert_eq!(room.keeper(ME, NodeId(1), |_| true), Some(ME));
     }
 
     #[test]
