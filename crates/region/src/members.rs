@@ -87,9 +87,15 @@ impl Members {
         }
     }
 
-    /// The channel of `from` has ended. If that is a loss, and the first one: who is lost and why. A node that has said
+    /// The channel of `from` has ended. If that is a loss, and the first one: who is lost and why, after `tell` was called
+    /// with it and before anybody else hears of it, who might end the channels before all is said. A node that has said
     /// goodbye serves pages until all have.
-    pub(crate) fn lost(&self, from: NodeId, end: End) -> Option<(NodeId, String)> {
+    pub(crate) fn lost(
+        &self,
+        from: NodeId,
+        end: End,
+        tell: impl FnOnce(NodeId, &str),
+    ) -> Option<(NodeId, String)> {
         let mut state = self.lock();
         let in_order = matches!(end, End::Channel(_)) && state.gone[from.index()] && state.leaving;
         if in_order || state.closing || state.lost.is_some() {
@@ -99,6 +105,7 @@ impl Members {
             End::Channel(why) => (from, why),
             End::Told(node, why) => (node, why),
         };
+        tell(loss.0, &loss.1);
         state.lost = Some(loss.clone());
         drop(state);
         self.changed.notify_all();
@@ -188,6 +195,8 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(10);
 
+    fn quiet(_: NodeId, _: &str) {}
+
     fn closed() -> End {
         End::Channel("closed".into())
     }
@@ -211,7 +220,7 @@ mod tests {
         let members = Members::new(NodeId(0), 2);
         members.gone(NodeId(1));
         members.leave();
-        assert_eq!(members.lost(NodeId(1), closed()), None);
+        assert_eq!(members.lost(NodeId(1), closed(), quiet), None);
         members.all_arrived(9, SHORT).unwrap();
         members.all_gone(SHORT).unwrap();
     }
@@ -220,7 +229,7 @@ mod tests {
     fn who_ends_before_all_have_said_goodbye_is_lost() {
         let members = Members::new(NodeId(0), 2);
         members.gone(NodeId(1));
-        assert!(members.lost(NodeId(1), closed()).is_some());
+        assert!(members.lost(NodeId(1), closed(), quiet).is_some());
     }
 
     #[test]
@@ -230,8 +239,8 @@ mod tests {
         members.gone(NodeId(2));
         members.leave();
         let end = members.named(1, "killed".into());
-        assert!(members.lost(NodeId(2), end).is_some());
-        assert_eq!(members.lost(NodeId(2), closed()), None);
+        assert!(members.lost(NodeId(2), end, quiet).is_some());
+        assert_eq!(members.lost(NodeId(2), closed(), quiet), None);
         let error = members.check().unwrap_err().to_string();
         assert_eq!(error, "node1 is lost: killed");
     }
@@ -248,10 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn the_others_are_told_before_anybody_here_knows() {
+        let members = Members::new(NodeId(0), 2);
+        let told = std::cell::Cell::new(false);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| members.all_arrived(1, Duration::from_secs(60)));
+            let tell = |node, why: &str| {
+                assert_eq!((node, why), (NodeId(1), "closed"));
+                std::thread::sleep(SHORT);
+                assert!(!waits.is_finished());
+                told.set(true);
+            };
+            assert!(members.lost(NodeId(1), closed(), tell).is_some());
+        });
+        assert!(told.get());
+    }
+
+    #[test]
     fn a_loss_ends_every_wait_and_is_told_once() {
         let members = Members::new(NodeId(0), 3);
-        assert!(members.lost(NodeId(2), closed()).is_some());
-        assert_eq!(members.lost(NodeId(1), closed()), None);
+        assert!(members.lost(NodeId(2), closed(), quiet).is_some());
+        assert_eq!(members.lost(NodeId(1), closed(), quiet), None);
         let error = members.all_agreed(Duration::from_secs(60)).unwrap_err();
         assert_eq!(error.to_string(), "node2 is lost: closed");
         assert!(members.check().is_err());

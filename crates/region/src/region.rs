@@ -292,7 +292,8 @@ impl Shared {
 
     /// A peer's channel has ended.
     fn lost(&self, from: NodeId, end: End) {
-        let Some((node, why)) = self.members.lost(from, end) else {
+        let tell = |node: NodeId, why: &str| self.tell(LOST, node.0.into(), reason(why));
+        let Some((node, why)) = self.members.lost(from, end, tell) else {
             return;
         };
         // Whoever touches the memory now ends by a signal: say why while there is time.
@@ -300,7 +301,6 @@ impl Shared {
             std::io::stderr(),
             "leviathan: {node} is lost: {why}; memory shared with it is gone"
         );
-        self.tell(LOST, node.0.into(), reason(&why));
         self.end(LAST_WORDS);
     }
 

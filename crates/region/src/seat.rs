@@ -2,7 +2,7 @@
 
 use crate::members::Members;
 use crate::memory::Mapping;
-use crate::message::digest;
+use crate::message::{digest, reason, LOST};
 use crate::region::{OnFailure, Region};
 use crate::RegionError;
 use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
@@ -11,12 +11,16 @@ use lev_transport::{connect, Channel, Credentials, Listener, Purpose, TransportE
 use lev_wire::cluster::Cluster;
 use lev_wire::{NodeId, PAGE_SIZE};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// The region's first page: any number does, as long as it is the same everywhere.
 const FIRST_PAGE: u64 = 0;
+
+/// How long a node may take to answer before the next one is tried.
+const FIRST_TRY: Duration = Duration::from_millis(250);
 
 /// How large a region is and where its pages are at home; the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,94 +214,129 @@ fn meet(
     credentials: &Credentials,
     deadline: Instant,
 ) -> Result<Vec<Channel>, RegionError> {
-    let failed: Mutex<Option<RegionError>> = Mutex::default();
-    let (accepted, connected) = std::thread::scope(|scope| {
+    let gave_up = AtomicBool::new(false);
+    let (mut channels, mut accepted) = (Vec::new(), Vec::new());
+    let (reached, came) = std::thread::scope(|scope| {
         // At the same time: those before this node must not wait until those after it have come.
-        let accepting = scope.spawn(|| accept(listener, me, credentials, deadline, &failed));
-        let connected = reach(cluster, me, credentials, deadline);
-        if let Err(error) = &connected {
-            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert(RegionError::Shape(error.to_string()));
-        }
-        let accepted = accepting.join().unwrap_or(Err(RegionError::Closed));
-        (accepted, connected)
+        let accepting =
+            scope.spawn(|| accept(listener, me, credentials, deadline, &gave_up, &mut accepted));
+        let reached = reach(cluster, me, credentials, deadline, &mut channels);
+        gave_up.store(reached.is_err(), Ordering::Release);
+        let came = accepting.join().unwrap_or(Err(RegionError::Closed));
+        (reached, came)
     });
-    let mut channels = connected?;
-    channels.extend(accepted?);
-    Ok(channels)
+    channels.append(&mut accepted);
+    match reached.and(came) {
+        Ok(()) => Ok(channels),
+        Err(error) => {
+            say_why(channels, me, &error);
+            Err(error)
+        }
+    }
 }
 
+/// Tells the nodes that did come why this one gives up: they would take it for the cause.
+fn say_why(channels: Vec<Channel>, me: NodeId, error: &RegionError) {
+    let node = match error {
+        RegionError::Channel { node, .. } => *node,
+        RegionError::Missing { nodes, .. } => nodes.first().copied(),
+        _ => None,
+    };
+    let (node, why) = (node.unwrap_or(me), error.to_string());
+    for channel in channels {
+        let (sender, _receiver) = channel.split();
+        let _ = sender.send(LOST, 0, node.0.into(), &[reason(&why)]);
+    }
+}
+
+/// Connects to all nodes after this one. One that does not answer does not keep it from the others, who would take this
+/// node for the one that is missing: it is tried again later, with more patience.
 fn reach(
     cluster: &Cluster,
     me: NodeId,
     credentials: &Credentials,
     deadline: Instant,
-) -> Result<Vec<Channel>, RegionError> {
-    let others = cluster.nodes.iter().enumerate().skip(me.index() + 1);
-    let channel = |(index, node): (usize, &lev_wire::cluster::Node)| {
+    channels: &mut Vec<Channel>,
+) -> Result<(), RegionError> {
+    let mut patience = FIRST_TRY;
+    let nodes = cluster.nodes.iter().enumerate().skip(me.index() + 1);
+    let mut missing: Vec<(NodeId, &str)> = Vec::new();
+    for (index, node) in nodes {
         let to = NodeId(index as u16);
         let Some(address) = &node.address else {
-            return Err(RegionError::Shape(format!(
-                "{to} ({}) has no address",
-                node.name
-            )));
+            let text = format!("{to} ({}) has no address", node.name);
+            return Err(RegionError::Shape(text));
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        connect(address, to, Purpose::Page, credentials, left).map_err(|error| {
-            RegionError::Channel {
-                node: Some(to),
-                error,
+        missing.push((to, address));
+    }
+    loop {
+        let mut failed = None;
+        for (to, address) in std::mem::take(&mut missing) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = left.min(patience);
+            match connect(address, to, Purpose::Page, credentials, limit) {
+                Ok(channel) => channels.push(channel),
+                Err(error) => {
+                    let again = matches!(error, TransportError::Connect { .. });
+                    if again {
+                        missing.push((to, address));
+                    }
+                    let node = Some(to);
+                    failed.get_or_insert((again, RegionError::Channel { node, error }));
+                }
             }
-        })
-    };
-    others.map(channel).collect()
+        }
+        match failed {
+            None => return Ok(()),
+            Some((again, error)) if !again || Instant::now() >= deadline => return Err(error),
+            Some(_) => patience *= 2,
+        }
+    }
 }
 
+/// Waits until all nodes before this one have come, or the other half has given up.
 fn accept(
     listener: Option<&Listener>,
     me: NodeId,
     credentials: &Credentials,
     deadline: Instant,
-    failed: &Mutex<Option<RegionError>>,
-) -> Result<Vec<Channel>, RegionError> {
+    gave_up: &AtomicBool,
+    channels: &mut Vec<Channel>,
+) -> Result<(), RegionError> {
     const STEP: Duration = Duration::from_millis(100);
     let start = Instant::now();
-    let mut channels: Vec<Option<Channel>> = (0..me.index()).map(|_| None).collect();
-    while channels.iter().any(Option::is_none) {
+    let missing = |channels: &[Channel]| -> Vec<NodeId> {
+        let before = (0..me.0).map(NodeId);
+        before
+            .filter(|node| channels.iter().all(|channel| channel.peer() != *node))
+            .collect()
+    };
+    while !missing(channels).is_empty() && !gave_up.load(Ordering::Acquire) {
         let Some(listener) = listener else {
             return Err(RegionError::Shape(format!(
                 "{me} must listen for the nodes before it"
             )));
         };
-        if failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
-        {
-            return Ok(Vec::new()); // the other half has the error
-        }
         match listener.accept(credentials, STEP) {
             // A node that tried twice means its last try.
             Ok(accepted) if accepted.from < me && accepted.purpose == Purpose::Page => {
-                channels[accepted.from.index()] = Some(accepted.channel);
+                channels.retain(|channel| channel.peer() != accepted.from);
+                channels.push(accepted.channel);
             }
             // Strangers, and nodes that are wrong here, do not keep the others away.
             Ok(_) | Err(TransportError::Refused { .. } | TransportError::Timeout { .. }) => {}
             Err(error) => return Err(RegionError::Channel { node: None, error }),
         }
-        if Instant::now() >= deadline {
-            let missing = channels
-                .iter()
-                .enumerate()
-                .filter(|(_, channel)| channel.is_none());
+        let nodes = missing(channels);
+        if Instant::now() >= deadline && !nodes.is_empty() {
             return Err(RegionError::Missing {
                 what: "the region",
-                nodes: missing.map(|(index, _)| NodeId(index as u16)).collect(),
+                nodes,
                 waited_ms: start.elapsed().as_millis() as u64,
             });
         }
     }
-    Ok(channels.into_iter().flatten().collect())
+    Ok(())
 }
 
 #[cfg(test)]
