@@ -96,11 +96,11 @@ impl Soak {
             if time.is_some_and(|time| start.elapsed() >= time) {
                 stop.store(true, Ordering::Release);
             }
-            // Ends at once if a node is lost; nobody comes to this barrier before that.
-            if let Err(error @ (RegionError::Lost { .. } | RegionError::Closed)) =
-                region.await_others(u64::MAX, TICK)
-            {
-                return Err(error.to_string());
+            // Nobody comes to this barrier: the wait ends early only if a node is lost, or if all others have left.
+            match region.await_others(u64::MAX, TICK) {
+                Ok(()) => std::thread::sleep(TICK),
+                Err(RegionError::Missing { .. }) => {}
+                Err(error) => return Err(error.to_string()),
             }
             if driver_is_gone() {
                 std::process::exit(1);
