@@ -96,6 +96,14 @@ prove: install ## the memory protocol, explored exhaustively; prints the states 
 	$(call say,exploring the protocol)
 	@cargo test --quiet --release --locked -p lev-coherence -- --include-ignored --nocapture --test-threads=1
 
+.PHONY: soak
+soak: build ## memory of four processes with limits, evictions, pauses: every byte verified ($SOAK_SECONDS, 1800)
+	@$(BIN)/lev bench soak --seconds $(or $(SOAK_SECONDS),1800)
+
+.PHONY: kills
+kills: build ## peers killed at random: every survivor names them in time ($KILL_ROUNDS, 500)
+	@$(BIN)/lev bench kills --rounds $(or $(KILL_ROUNDS),500)
+
 .PHONY: test-wheel
 test-wheel: wheel ## the built wheel, installed into a fresh environment
 	$(call say,testing the wheel in a fresh environment)
