@@ -34,7 +34,8 @@ Before=systemd-user-sessions.service
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'for cpu in /sys/devices/system/cpu/cpu*/online; do \
-    read -r state < $$cpu; [ $$state = 1 ] || echo 1 > $$cpu; done'
+ExecStart=/bin/sh -c 'for try in 1 2 3; do for cpu in /sys/devices/system/cpu/cpu*/online; do \
+    read -r state < $$cpu; [ $$state = 1 ] || echo 1 > $$cpu; done; done'
 """
-"""Before anybody logs in, so that nobody sees a machine with half of its CPUs."""
+"""Before anybody logs in, so that nobody sees a machine with half of its CPUs. Linux gives a CPU up that does not come
+within 10 s, and takes it when it is asked again."""
