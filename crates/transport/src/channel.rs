@@ -5,7 +5,6 @@ use crate::record::{Keys, Opener, Sealer};
 use crate::sys::{self, Deadline};
 use crate::{
     Credentials, Purpose, Receiver, Sender, TransportError, HANDSHAKE_TIMEOUT, PEER_TIMEOUT,
-    READER_TIMEOUT,
 };
 use lev_wire::NodeId;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -16,6 +15,14 @@ use std::time::Duration;
 /// First and longest pause between two attempts to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How long the other end may be silent. On one machine nothing lies between the ends, and a process that ends closes its
+/// sockets; but the machine may stand still (a lab machine that gets no time, a laptop that sleeps), and its clocks would
+/// say of each end that the other one was silent.
+pub(crate) fn silence_limit(addresses: [SocketAddr; 2]) -> Option<Duration> {
+    let inside = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    (!addresses.iter().all(inside)).then_some(PEER_TIMEOUT)
+}
 
 /// An authenticated connection to one node for one purpose.
 pub struct Channel {
@@ -35,11 +42,6 @@ impl Channel {
         addresses: [SocketAddr; 2],
         agreed: Agreed,
     ) -> Result<Self, TransportError> {
-        let silence = match agreed.purpose {
-            Purpose::Control => PEER_TIMEOUT,
-            Purpose::Vcpu(_) | Purpose::Interrupt | Purpose::Page => READER_TIMEOUT,
-        };
-        sys::tune(stream.as_raw_fd(), silence)?;
         Ok(Self {
             socket: stream.into(),
             addresses,
@@ -163,7 +165,7 @@ fn attempt(
         if addresses[0] == addresses[1] {
             continue;
         }
-        sys::tune(stream.as_raw_fd(), PEER_TIMEOUT)?;
+        sys::tune(stream.as_raw_fd(), silence_limit(addresses))?;
         // An attempt to whose end nobody listens must not use up the time of the next ones.
         let limit = deadline.left().unwrap_or(Duration::ZERO);
         let deadline = Deadline::new("answer to the handshake", limit.min(HANDSHAKE_TIMEOUT));

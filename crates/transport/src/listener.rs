@@ -1,9 +1,9 @@
 //! The accepting side.
 
-use crate::channel::{addresses, resolve, Channel};
+use crate::channel::{addresses, resolve, silence_limit, Channel};
 use crate::handshake::{self, Stranger};
 use crate::sys::{self, Deadline, Woken};
-use crate::{Credentials, Purpose, TransportError, HANDSHAKE_TIMEOUT, PEER_TIMEOUT};
+use crate::{Credentials, Purpose, TransportError, HANDSHAKE_TIMEOUT};
 use lev_wire::NodeId;
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -177,7 +177,7 @@ fn welcome(
     timeout: Duration,
 ) -> Result<Accepted, TransportError> {
     let addresses = addresses(&stream)?;
-    sys::tune(stream.as_raw_fd(), PEER_TIMEOUT)?;
+    sys::tune(stream.as_raw_fd(), silence_limit(addresses))?;
     let deadline = Deadline::new("end of the handshake", timeout);
     let stranger = Stranger {
         fd: stream.as_raw_fd(),

@@ -119,10 +119,13 @@ fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> Result<(), Transp
     }
 }
 
-/// Options of every channel: small frames leave at once, and a peer that is cut off is noticed within `silence`.
-pub(crate) fn tune(fd: RawFd, silence: Duration) -> Result<(), TransportError> {
-    let millis = i32::try_from(silence.as_millis()).unwrap_or(i32::MAX);
+/// Options of every channel: small frames leave at once, and a peer that is cut off is noticed within `silence`, if given.
+pub(crate) fn tune(fd: RawFd, silence: Option<Duration>) -> Result<(), TransportError> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    let Some(silence) = silence else {
+        return Ok(());
+    };
+    let millis = i32::try_from(silence.as_millis()).unwrap_or(i32::MAX);
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1)?;
