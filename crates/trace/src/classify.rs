@@ -3,7 +3,8 @@
 //! A trace sees what the engine sees: accesses that a node could not satisfy from what it had. The rules, the first that
 //! fits counts (`docs/design/0016-traces.md` says why):
 //!
-//! 1. private: one node uses the page;
+//! 1. private: one node uses the page, and it is not in the pool (where it would be because it went from node to node
+//!    before the trace began: then it is migratory);
 //! 2. read-mostly: at most one use in [`READS_PER_WRITE`] takes it from other nodes for writing;
 //! 3. producer-consumer: one node writes it;
 //! 4. hot counter: at least [`HOT_MOVES`] moves from node to node, and for at least one part in [`HOT_PART`] of the time
@@ -253,7 +254,9 @@ impl Seen {
 
     fn pattern(&self) -> Pattern {
         let busy = self.waited_ns.saturating_mul(HOT_PART) >= self.last_ns - self.first_ns;
-        if self.users.len() <= 1 {
+        if self.users.len() <= 1 && self.pooled {
+            Pattern::Migratory // before the trace
+        } else if self.users.len() <= 1 {
             Pattern::Private
         } else if self.taken.saturating_mul(READS_PER_WRITE) <= self.faults + self.fetched {
             Pattern::ReadMostly

@@ -53,6 +53,8 @@ fn a_page_of_one_node_is_private() {
     // The home had only zeroes to give.
     assert_eq!(pattern("1w 0z 1g"), Pattern::Private);
     assert_eq!(pattern("1w 0c 1p"), Pattern::Migratory);
+    // In the pool already, because others had it before the trace.
+    assert_eq!(pattern("1r 1p"), Pattern::Migratory);
     assert_eq!(pattern("1w 0s 1g"), Pattern::Migratory);
 }
 
