@@ -47,7 +47,7 @@ impl<'a> Recorded<'a> {
                         threads.push(record.node.0);
                         threads.len() - 1
                     }),
-                at: ((record.at_ns - start) as f64 / speed) as u64,
+                at: slowed(record.at_ns - start, speed),
                 page: record.page,
                 access: if record.is_write() {
                     Access::Write
@@ -118,6 +118,11 @@ impl Workload for Recorded<'_> {
     fn holder(&self, page: u64) -> Option<NodeId> {
         *self.holders.get(&page)?
     }
+}
+
+/// A time of a program that runs `speed` times as fast, kept within what can be added up.
+pub(crate) fn slowed(ns: u64, speed: f64) -> u64 {
+    ((ns as f64 / speed) as u64).min(1 << 60)
 }
 
 /// Who gave contents away that he was never given had them from the start, or made them without a fault; `None`: a page

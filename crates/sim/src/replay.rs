@@ -2,12 +2,15 @@
 
 use crate::machine::{Machine, Setting};
 use crate::mix::Mix;
-use crate::recorded::Recorded;
+use crate::recorded::{slowed, Recorded};
 use crate::scaled::{Scaled, Sharing};
 use crate::{Costs, Outcome};
 use lev_coherence::Sharers;
 use lev_trace::{Pages, Trace};
 use serde::Deserialize;
+
+/// So long a thread works by itself between two accesses at most: a day.
+const LONGEST_THINK_NS: u64 = 86_400_000_000_000;
 
 /// How to replay a trace.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -79,7 +82,7 @@ impl Replay {
         let setting = self.setting(trace, nodes)?;
         if self.nodes.is_some() {
             let mut mix = Mix::of(trace, &pages)?;
-            mix.think_ns = (mix.think_ns as f64 / self.speed) as u64;
+            mix.think_ns = slowed(mix.think_ns, self.speed).min(LONGEST_THINK_NS);
             let accesses = mix.accesses.min(self.accesses);
             let work = Scaled::new(&mix, nodes, accesses, self.sharing, self.seed);
             return Machine::new(setting, work).run();

@@ -115,6 +115,22 @@ fn the_order_holds_even_where_the_machine_is_slow() {
 }
 
 #[test]
+fn times_of_years_do_no_harm() {
+    let trace = trace(vec![
+        event(1, 0, 1, 5, Kind::Read),
+        event(1 << 45, 1, 1, 5, Kind::Write),
+    ]);
+    for nodes in [None, Some(4)] {
+        let options = Replay {
+            nodes,
+            speed: 1e-6,
+            ..Replay::default()
+        };
+        assert!(replay(&trace, options).accesses > 0);
+    }
+}
+
+#[test]
 fn who_sent_contents_first_had_them() {
     let at_start = |sender| {
         let mut records = vec![event(10, 2, 1, 5, Kind::Read)];

@@ -1,5 +1,6 @@
 //! The traces of all nodes as one, in the order of the head's clock.
 
+use crate::record::TIME_LIMIT;
 use crate::{Header, Homes, Record, Trace, TraceError, MERGED};
 
 /// Joins the traces of the nodes of one run. Events of one time come in the order of their nodes.
@@ -38,8 +39,16 @@ pub fn merge(parts: &[Trace]) -> Result<Trace, TraceError> {
     let mut records: Vec<Record> = Vec::with_capacity(parts.iter().map(|p| p.records.len()).sum());
     for part in parts {
         let late = u64::try_from(begin(part) - start).unwrap_or(u64::MAX);
+        let last = part.records.last().map_or(0, |record| record.at_ns);
+        if last.saturating_add(late) >= TIME_LIMIT {
+            return Err(TraceError::Mixed {
+                what: "of two clocks that are years apart, the start",
+                first: first.header.start_ns,
+                other: part.header.start_ns,
+            });
+        }
         records.extend(part.records.iter().map(|record| Record {
-            at_ns: record.at_ns.saturating_add(late),
+            at_ns: record.at_ns + late,
             ..*record
         }));
     }

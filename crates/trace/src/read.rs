@@ -1,6 +1,6 @@
 //! A whole trace in memory.
 
-use crate::record::PAGE_LIMIT;
+use crate::record::{PAGE_LIMIT, TIME_LIMIT};
 use crate::{Header, Homes, Kind, Record, TraceError, HEADER_LEN, MERGED, RECORD_LEN};
 
 /// A trace: the events in the order of their time.
@@ -96,6 +96,9 @@ fn check(record: &Record, header: &Header) -> Result<(), &'static str> {
     }
     if header.node != MERGED && record.kind != Kind::Home && record.node.0 != header.node {
         return Err("an event of another node in a node's file");
+    }
+    if record.kind != Kind::Home && record.at_ns >= TIME_LIMIT {
+        return Err("a time that is years after the start");
     }
     let pages = match record.kind {
         Kind::Home => record.at_ns,

@@ -6,6 +6,8 @@ use lev_wire::{NodeId, PageNumber};
 pub const RECORD_LEN: usize = 24;
 /// Page numbers are below this: 48 bits.
 pub(crate) const PAGE_LIMIT: u64 = 1 << 48;
+/// Times are below this: two years.
+pub(crate) const TIME_LIMIT: u64 = 1 << 56;
 
 /// Bits of [`Record::flags`].
 pub mod flag {

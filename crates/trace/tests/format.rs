@@ -131,6 +131,7 @@ fn errors_name_the_place() {
     };
     let second = HEADER_LEN + RECORD_LEN;
     for (place, byte, said) in [
+        (second + 7, 1, "offset 104: a time that is years after"),
         (0, b'X', "offset 0: not a trace"),
         (8, 2, "offset 8: version 2"),
         (12, 25, "offset 12: a record's length cannot be 25"),
