@@ -9,6 +9,8 @@ use std::io::Cursor;
 pub(super) fn all() -> Vec<Target> {
     vec![Target {
         words: &[b"LEVTRACE", &[0xFF; 8], &[0; 8]],
+        // A summary has a line for each node that the header announces, 1,024 at most.
+        memory: 512 << 10,
         ..target("trace", trace, traces)
     }]
 }
