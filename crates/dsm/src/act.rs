@@ -169,8 +169,8 @@ impl Core {
     ) {
         let zero = buffer.is_zero();
         let bytes = if zero { &[][..] } else { &buffer.0[..] };
+        self.tape.sent(to, place.page, message(zero)); // first: what it causes elsewhere is later in the trace
         self.send(to, place.page, message(zero), bytes);
-        self.tape.sent(to, place.page, message(zero));
         let counter = if zero {
             &self.stats.zero_pages_sent
         } else {

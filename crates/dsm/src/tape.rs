@@ -83,7 +83,7 @@ impl Tape {
         }
     }
 
-    /// Contents went to another node.
+    /// Contents go to another node.
     #[inline]
     pub(crate) fn sent(&self, to: NodeId, page: PageNumber, message: Message) {
         if self.on.load(Ordering::Relaxed) {

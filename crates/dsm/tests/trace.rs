@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use cluster::{Cluster, Shape};
+use cluster::{Cluster, Shape, FIRST};
 use lev_trace::{merge, Kind, Pages, Pattern, Record, Trace};
 use lev_wire::NodeId;
 use std::fs::File;
@@ -62,6 +62,8 @@ fn both_sides_of_a_fault_are_in_the_trace() {
         assert_eq!(head.read(0, 1), 8);
         head.write(5, 0, 1);
         for node in &cluster.nodes {
+            // A thread is woken before its page's lock is let go: only with that is the event recorded.
+            assert!(!node.engine.describe_page(FIRST).is_empty());
             let header = node.engine.stop_trace(0).unwrap().unwrap();
             assert_eq!((header.dropped, header.cut), (0, 0));
         }
