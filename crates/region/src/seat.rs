@@ -21,6 +21,10 @@ const FIRST_PAGE: u64 = 0;
 
 /// How long a node may take to answer before the next one is tried.
 const FIRST_TRY: Duration = Duration::from_millis(250);
+/// The same, when it was tried often.
+const LONGEST_TRY: Duration = Duration::from_secs(4);
+/// Shortest time between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How large a region is and where its pages are at home; the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,7 +274,7 @@ fn reach(
         missing.push((to, address));
     }
     loop {
-        let mut failed = None;
+        let (began, mut failed) = (Instant::now(), None);
         for (to, address) in std::mem::take(&mut missing) {
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = left.min(patience);
@@ -289,7 +293,9 @@ fn reach(
         match failed {
             None => return Ok(()),
             Some((again, error)) if !again || Instant::now() >= deadline => return Err(error),
-            Some(_) => patience *= 2,
+            // Near the deadline a try ends at once.
+            Some(_) if began.elapsed() < PAUSE => std::thread::sleep(PAUSE),
+            Some(_) => patience = (patience * 2).min(LONGEST_TRY),
         }
     }
 }
