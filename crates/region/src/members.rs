@@ -12,6 +12,8 @@ pub(crate) enum End {
     Channel(String),
     /// With the words that another node is lost: which one and why.
     Told(NodeId, String),
+    /// This node's own engine has stopped: whoever stopped it says why.
+    Stopped,
 }
 
 /// What is known of the other nodes.
@@ -104,6 +106,7 @@ impl Members {
         let loss = match end {
             End::Channel(why) => (from, why),
             End::Told(node, why) => (node, why),
+            End::Stopped => return None,
         };
         tell(loss.0, &loss.1);
         state.lost = Some(loss.clone());
@@ -271,6 +274,16 @@ mod tests {
             assert!(members.lost(NodeId(1), closed(), tell).is_some());
         });
         assert!(told.get());
+    }
+
+    #[test]
+    fn the_end_of_this_engine_is_no_fault_of_who_sent_the_frame() {
+        let members = Members::new(NodeId(0), 2);
+        assert_eq!(members.lost(NodeId(1), End::Stopped, quiet), None);
+        members.check().unwrap();
+        let why = "the page table has something else".to_owned();
+        let own = End::Channel(why.clone());
+        assert_eq!(members.lost(NodeId(0), own, quiet), Some((NodeId(0), why)));
     }
 
     #[test]

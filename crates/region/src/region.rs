@@ -4,7 +4,7 @@ use crate::members::{End, Members};
 use crate::memory::Mapping;
 use crate::message::{read_reason, reason, AGREE, ARRIVED, GOODBYE, LOST};
 use crate::RegionError;
-use lev_dsm::{threads, Counters, Engine, FRAME_KINDS};
+use lev_dsm::{threads, Counters, DsmError, Engine, FRAME_KINDS};
 use lev_mesh::pages::PagePeers;
 use lev_transport::{Channel, Header, Receiver, Sender};
 use lev_wire::NodeId;
@@ -262,7 +262,10 @@ impl Shared {
             let result = if FRAME_KINDS.contains(&header.kind) {
                 self.engine
                     .on_frame(from, header, payload)
-                    .map_err(|error| End::Channel(error.to_string()))
+                    .map_err(|error| match error {
+                        DsmError::Stopped => End::Stopped,
+                        error => End::Channel(error.to_string()),
+                    })
             } else {
                 self.hear(from, header, payload)
             };
