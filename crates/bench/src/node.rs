@@ -95,8 +95,10 @@ impl Node {
             Command::Verify => {
                 let barrier = self.region()?.barrier(LIMIT);
                 barrier.map_err(|error| error.to_string())?;
-                let soak = self.soak.as_ref().ok_or("nothing was worked on")?;
-                Ok(soak.verify(self.region()?))
+                let soak = self.soak.take().ok_or("nothing was worked on")?;
+                let (soak, answer) = soak.verify(self.region()?)?;
+                self.soak = Some(soak);
+                Ok(answer)
             }
             Command::Live { plan, ms } => {
                 let lost = self.live(plan, ms).err();

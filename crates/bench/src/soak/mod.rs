@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How often the threads are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// What is said of a thread that panicked.
+const FAILED: &str = "a thread failed";
 /// Numbers of pairs are kept in 32 bits.
 const MOST_WRITERS: u64 = 4096;
 
@@ -96,27 +98,14 @@ impl Soak {
             if time.is_some_and(|time| start.elapsed() >= time) {
                 stop.store(true, Ordering::Release);
             }
-            // Nobody comes to this barrier: the wait ends early only if a node is lost, or if all others have left.
-            match region.await_others(u64::MAX, TICK) {
-                Ok(()) => std::thread::sleep(TICK),
-                Err(RegionError::Missing { .. }) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-            if driver_is_gone() {
-                std::process::exit(1);
-            }
+            watch(region)?;
             for worker in &mut workers {
                 worker.look(region, stall)?;
             }
         }
         let programs = workers
             .into_iter()
-            .map(|worker| {
-                worker
-                    .thread
-                    .join()
-                    .map_err(|_| "a thread failed".to_owned())
-            })
+            .map(|worker| worker.thread.join().map_err(|_| FAILED.to_owned()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { programs, ..self })
     }
@@ -138,26 +127,65 @@ impl Soak {
     }
 
     /// Judges the whole region while nobody works; what was counted here and what the memory says of it.
-    pub fn verify(&self, region: &Region) -> Answer {
-        let verdict = verify::verify(&self.plan, &self.memory, &self.programs);
-        let sum = |part: fn(&Program) -> &Vec<u64>| -> Vec<u64> {
-            let mut sums = vec![0; self.programs.first().map_or(0, |first| part(first).len())];
-            for program in &self.programs {
-                for (sum, count) in sums.iter_mut().zip(part(program)) {
-                    *sum += count;
-                }
-            }
-            sums
+    ///
+    /// # Errors
+    /// A node is lost: the soak is left behind with the thread that reads.
+    pub fn verify(self, region: &Region) -> Result<(Self, Answer), String> {
+        let body = move || {
+            let verdict = verify::verify(&self.plan, &self.memory, &self.programs);
+            (self, verdict)
         };
-        Answer::Verified {
+        let thread = spawn(body)?;
+        while !thread.is_finished() {
+            watch(region)?;
+        }
+        let (soak, verdict) = thread.join().map_err(|_| FAILED.to_owned())?;
+        let answer = Answer::Verified {
             findings: describe(region, &verdict.findings),
             digests: verdict.digests,
             counters: verdict.counters,
-            added: sum(|program| &program.added),
+            added: soak.sum(|program| &program.added),
             versions: verdict.versions,
-            made: sum(|program| &program.made),
-        }
+            made: soak.sum(|program| &program.made),
+        };
+        Ok((soak, answer))
     }
+
+    /// What all threads of this node counted together, place by place.
+    fn sum(&self, part: fn(&Program) -> &Vec<u64>) -> Vec<u64> {
+        let mut sums = vec![0; self.programs.first().map_or(0, |first| part(first).len())];
+        for program in &self.programs {
+            for (sum, count) in sums.iter_mut().zip(part(program)) {
+                *sum += count;
+            }
+        }
+        sums
+    }
+}
+
+/// Starts a thread that touches the region: if that is lost, it never ends.
+fn spawn<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, String> {
+    let thread = std::thread::Builder::new().name("work".into()).spawn(body);
+    thread.map_err(|error| format!("starting a thread: {error}"))
+}
+
+/// Lets a moment pass.
+///
+/// # Errors
+/// A node is lost.
+fn watch(region: &Region) -> Result<(), String> {
+    if driver_is_gone() {
+        std::process::exit(1);
+    }
+    // Nobody comes to this barrier: the wait ends early only if a node is lost, or if all others have left.
+    match region.await_others(u64::MAX, TICK) {
+        Ok(()) => std::thread::sleep(TICK),
+        Err(RegionError::Missing { .. }) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    Ok(())
 }
 
 impl Worker {
@@ -167,12 +195,8 @@ impl Worker {
             program.run(&stop);
             program
         };
-        let thread = std::thread::Builder::new()
-            .name("work".into())
-            .spawn(body)
-            .map_err(|error| format!("starting a thread: {error}"))?;
         Ok(Self {
-            thread,
+            thread: spawn(body)?,
             progress,
             done: 0,
             silent: 0,
