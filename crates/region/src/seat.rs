@@ -262,7 +262,7 @@ fn reach(
     deadline: Instant,
     channels: &mut Vec<Channel>,
 ) -> Result<(), RegionError> {
-    let mut patience = FIRST_TRY;
+    let (start, mut patience) = (Instant::now(), FIRST_TRY);
     let nodes = cluster.nodes.iter().enumerate().skip(me.index() + 1);
     let mut missing: Vec<(NodeId, &str)> = Vec::new();
     for (index, node) in nodes {
@@ -292,6 +292,14 @@ fn reach(
         }
         match failed {
             None => return Ok(()),
+            // Which of them is to blame for the others is not known here.
+            Some((true, _)) if missing.len() > 1 && Instant::now() >= deadline => {
+                return Err(RegionError::Missing {
+                    what: "the region",
+                    nodes: missing.into_iter().map(|(node, _)| node).collect(),
+                    waited_ms: start.elapsed().as_millis() as u64,
+                });
+            }
             Some((again, error)) if !again || Instant::now() >= deadline => return Err(error),
             // Near the deadline a try ends at once.
             Some(_) if began.elapsed() < PAUSE => std::thread::sleep(PAUSE),

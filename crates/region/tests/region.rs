@@ -190,6 +190,25 @@ fn who_never_comes_is_the_only_one_that_is_named() {
 }
 
 #[test]
+fn all_that_do_not_come_are_named() {
+    let seats: Vec<Seat> = (0..3).map(|_| Seat::at("127.0.0.1:0").unwrap()).collect();
+    let cluster = describe(
+        seats
+            .iter()
+            .map(|seat| seat.address().to_string())
+            .collect(),
+    );
+    let first = seats.into_iter().next().unwrap(); // the others listen no more
+    let limit = Duration::from_millis(700);
+    let error = first.join(&cluster, NodeId(0), &Shape::even(4096 * 3, 3), limit);
+    let error = error.err().expect("must not join").to_string();
+    assert!(
+        error.starts_with("node1, node2 did not come to the region"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_lost_node_ends_waits_and_is_named() {
     let mut regions = regions(3, 4096 * 9);
     drop(regions.remove(1)); // without goodbye, like a process that dies

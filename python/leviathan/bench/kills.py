@@ -27,7 +27,7 @@ __all__ = ["LIMIT", "PHASES", "Kills", "Round"]
 
 LIMIT = 5.0
 """Seconds within which every survivor must say who is lost: what a giant VM promises."""
-JOIN_LIMIT = 3.0
+JOIN_LIMIT = 6.0
 """Seconds that a process waits for the others to join. One that is killed before it came is named after that."""
 HANG = 60.0
 """Seconds after which a survivor that has said nothing hangs."""
