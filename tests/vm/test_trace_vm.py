@@ -27,9 +27,17 @@ def test_a_boot_is_recorded_on_both_nodes(tmp_path: Path) -> None:
     counts = Counter((one.node, one.kind.is_fault) for one in trace)
     assert counts[0, True] > 100
     assert counts[1, True] > 100
-    # Both nodes have a home, and each sends to the other one.
+    # Both nodes have a home, and each misses pages of either. (What a node sends is another matter: with the pool,
+    # pages that both write are in it by the time that the second node has something to send.)
     assert {home.node for home in trace.homes} == {0, 1}
-    assert {(one.node, one.other) for one in trace if one.kind is Kind.SEND} == {(0, 1), (1, 0)}
+    missed = {
+        (one.node, home.node)
+        for one in trace
+        for home in trace.homes
+        if one.kind.is_fault and home.first <= one.page < home.first + home.pages
+    }
+    assert missed == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert any(one.kind is Kind.SEND for one in trace)
     replayed = subprocess.run([lev(), "trace", "replay", str(file)], capture_output=True, text=True, check=False)
     assert replayed.returncode == 0, replayed.stderr
 
