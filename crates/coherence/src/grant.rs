@@ -66,7 +66,8 @@ impl HomePage {
         match (&mut self.state, access) {
             (HomeState::Zero, _) => {
                 outbox.send(from, Message::GrantZero);
-                Some(installing(from, None, HomeState::Owned(from)))
+                self.state = HomeState::Owned(from);
+                None
             }
             (HomeState::Pooled { slot, users }, _) => {
                 if !mutated!(outbox.rules, PoolForgetsUser) {
@@ -81,7 +82,7 @@ impl HomePage {
             }
             (HomeState::Owned(owner), _) if *owner == from => {
                 outbox.send(from, Message::Grant(Access::Write));
-                Some(installing(from, None, HomeState::Owned(from)))
+                None
             }
             (HomeState::Owned(owner), _) => {
                 outbox.send(*owner, Message::Demand(Demand::Fetch { to: from, access }));
@@ -92,13 +93,13 @@ impl HomePage {
                     Access::Read => HomeState::Shared([*owner, from].into_iter().collect()),
                     Access::Write => HomeState::Owned(from),
                 };
-                Some(installing(from, Some(*owner), next))
+                Some(installing(from, *owner, next))
             }
             (HomeState::Shared(sharers), Access::Read) => {
                 let mut sharers = sharers.clone();
                 if sharers.contains(from) {
                     outbox.send(from, Message::Grant(Access::Read));
-                    return Some(installing(from, None, HomeState::Shared(sharers)));
+                    return None;
                 }
                 let supplier = supplier(&sharers, outbox.me);
                 outbox.send(
@@ -106,7 +107,7 @@ impl HomePage {
                     Message::Demand(Demand::Fetch { to: from, access }),
                 );
                 sharers.insert(from);
-                Some(installing(from, Some(supplier), HomeState::Shared(sharers)))
+                Some(installing(from, supplier, HomeState::Shared(sharers)))
             }
             (HomeState::Shared(sharers), Access::Write) => {
                 let keeps_copy = sharers.contains(from) || mutated!(outbox.rules, TrustOldCopy);
@@ -195,7 +196,7 @@ impl HomePage {
             self.state = HomeState::Owned(keeper);
             return None;
         }
-        Some(installing(keeper, Some(from), HomeState::Owned(keeper)))
+        Some(installing(keeper, from, HomeState::Owned(keeper)))
     }
 
     fn leave_pool(&mut self, request: Request, outbox: &mut Outbox<'_>) -> Option<Stage> {
@@ -224,13 +225,16 @@ impl HomePage {
         match then {
             Then::Grant if there => {
                 outbox.send(from, Message::Grant(Access::Write));
-                Some(installing(from, None, HomeState::Owned(from)))
+                if !mutated!(outbox.rules, GrantUnrecorded) {
+                    self.state = HomeState::Owned(from);
+                }
+                None
             }
             Then::Fetch(supplier) if there => {
                 let access = Access::Write;
                 let demand = Demand::Fetch { to: from, access };
                 outbox.send(supplier, Message::Demand(demand));
-                Some(installing(from, Some(supplier), HomeState::Owned(from)))
+                Some(installing(from, supplier, HomeState::Owned(from)))
             }
             Then::Fetch(supplier) => {
                 self.state = HomeState::Shared([supplier].into_iter().collect());
@@ -286,10 +290,10 @@ impl HomePage {
     }
 }
 
-fn installing(by: NodeId, supplier: Option<NodeId>, next: HomeState) -> Stage {
+fn installing(by: NodeId, supplier: NodeId, next: HomeState) -> Stage {
     Stage::Installing(Install {
         by,
-        supplier,
+        supplier: Some(supplier),
         next,
         frees: None,
     })

@@ -54,7 +54,7 @@ pub(crate) struct Busy {
 pub(crate) enum Stage {
     /// These nodes still have to say [`Message::Dropped`]; then go on.
     Dropping { left: Sharers, then: Then },
-    /// Somebody still has to say [`Message::Installed`].
+    /// Somebody still has to say [`Message::Installed`]: see [`Install::told_by`].
     Installing(Install),
     /// A node was lost in the middle of the transfer; this one still has to say [`Message::Have`].
     Asking { whom: NodeId, about: Install },
@@ -65,12 +65,24 @@ pub(crate) enum Stage {
 pub(crate) struct Install {
     /// Who gets it.
     pub(crate) by: NodeId,
-    /// Who sends it, if another node does.
+    /// Who sends it; `None`: the home takes it out of the pool.
     pub(crate) supplier: Option<NodeId>,
     /// The state when it has arrived.
     pub(crate) next: HomeState,
     /// A slot that is free then.
     pub(crate) frees: Option<Slot>,
+}
+
+impl Install {
+    /// Who says [`Message::Installed`]. If the home itself sends the page, order does the rest once it is sent: whatever the
+    /// home says later to the same node comes after it. From another node it may take longer than what the home says.
+    fn told_by(&self, home: NodeId) -> NodeId {
+        if self.supplier == Some(home) {
+            home
+        } else {
+            self.by
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -168,13 +180,8 @@ impl HomePage {
     /// Gives the page to node `to`, which did not ask for it, if it is [`HomeState::Zero`] and idle; else nothing
     /// happens and the answer is `false`. The caller sends [`Message::GiveZero`] before anything else about the page:
     /// then no later demand overtakes it, and the home need not wait for an answer.
-    pub fn give_zero(&mut self, to: NodeId, rules: &Rules) -> bool {
-        let free = self.state == HomeState::Zero
-            && (self.busy.is_none() || mutated!(rules, GiveWhileBusy));
-        if free {
-            self.state = HomeState::Owned(to);
-        }
-        free
+    pub fn give_zero(&mut self, to: NodeId) -> bool {
+        self.claim_zero(to)
     }
 
     /// Makes node `to`, which did not ask, a sharer, if the page is idle, the home has it and `to` has not; else
@@ -185,7 +192,8 @@ impl HomePage {
             HomeState::Shared(sharers) => sharers.clone(),
             HomeState::Zero | HomeState::Pooled { .. } | HomeState::Gone => return false,
         };
-        if self.busy.is_some() || !sharers.contains(rules.me) || sharers.contains(to) {
+        let busy = self.busy.is_some() && !mutated!(rules, AheadWhileBusy);
+        if busy || !sharers.contains(rules.me) || sharers.contains(to) {
             return false;
         }
         if !mutated!(rules, AheadForgetsSharer) {
@@ -312,7 +320,7 @@ impl HomePage {
     /// The stage, unless it is a deliberate mistake not to wait for it.
     fn stays_busy(&mut self, stage: Option<Stage>, outbox: &mut Outbox<'_>) -> Option<Stage> {
         match stage {
-            Some(Stage::Installing(page)) if mutated!(outbox.rules, IdleBeforeInstalled) => {
+            Some(Stage::Installing(page)) if too_early(&page, outbox) => {
                 self.settle(page.next, page.frees, outbox);
                 None
             }
@@ -320,10 +328,11 @@ impl HomePage {
         }
     }
 
-    /// A node has what the home let it have.
+    /// A node has what the home let it have, or the home itself has sent it.
     fn installed(&mut self, from: NodeId, outbox: &mut Outbox<'_>) -> Result<(), Illegal> {
         match self.busy.take() {
-            Some(busy) if matches!(&busy.stage, Stage::Installing(page) if page.by == from) => {
+            Some(busy) if matches!(&busy.stage, Stage::Installing(page) if page.told_by(outbox.me) == from) =>
+            {
                 let Busy { stage, queue, .. } = *busy;
                 if let Stage::Installing(page) = stage {
                     self.settle(page.next, page.frees, outbox);
@@ -357,6 +366,12 @@ impl HomePage {
     }
 }
 
+/// A deliberate mistake: not to wait for the page to be sent, or to arrive.
+fn too_early(page: &Install, outbox: &Outbox<'_>) -> bool {
+    let not_sent = page.supplier == Some(outbox.me) && mutated!(outbox.rules, SettledBeforeSent);
+    not_sent || mutated!(outbox.rules, IdleBeforeInstalled)
+}
+
 /// A message that makes no sense now; harmless where a deliberate mistake explains it and must be found by what it does.
 fn stray(outbox: &Outbox<'_>, why: &'static str) -> Result<(), Illegal> {
     let explained = mutated!(
@@ -364,6 +379,7 @@ fn stray(outbox: &Outbox<'_>, why: &'static str) -> Result<(), Illegal> {
         GrantBeforeDrops
             | SkipAcknowledgement
             | IdleBeforeInstalled
+            | SettledBeforeSent
             | DemoteBeforeUnmapped
             | EvictWithoutAnswer
     );

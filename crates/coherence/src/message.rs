@@ -44,7 +44,8 @@ pub enum Message {
     Get(Access),
     /// Node to home: make the page zero everywhere.
     Discard,
-    /// Node to home: what I asked for is in place; the transaction is over.
+    /// Node to home: what another node than the home sent me is in place; the transaction is over. The home says it to
+    /// itself when it has sent a page.
     Installed,
     /// Node to home: done as demanded, I have no copy any more.
     Dropped,

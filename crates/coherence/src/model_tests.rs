@@ -165,9 +165,10 @@ fn cluster_for(mutation: Mutation) -> Cluster {
     let cluster = match mutation {
         GrantBeforeDrops | StaleEventUpgrades | OwnerKeepsCopy | OwnerKeepsWriting
         | SendBeforeProtect | DropBeforeRead | SendBeforeDrop | DropClaimed | ForgetQueued
-        | ForgetReader => Cluster::new(2),
-        SkipAcknowledgement | TrustOldCopy | IdleBeforeInstalled => Cluster::new(3),
-        GiveWhileBusy | UnaskedAnswers | AheadForgetsSharer | AheadKeepsWriting => Cluster {
+        | ForgetReader | GrantUnrecorded | NeedlessReceipt | OrderNotKept => Cluster::new(2),
+        SkipAcknowledgement | TrustOldCopy | IdleBeforeInstalled | SettledBeforeSent
+        | ReceiptForgotten => Cluster::new(3),
+        AheadWhileBusy | UnaskedAnswers | AheadForgetsSharer | AheadKeepsWriting => Cluster {
             unasked: true,
             ..Cluster::new(2)
         },

@@ -12,6 +12,16 @@ pub(crate) enum Mutation {
     SkipAcknowledgement,
     /// The home takes the next request before the requester has installed the page: an invalidation overtakes a grant.
     IdleBeforeInstalled,
+    /// The home takes the next request before it has sent the page itself, because its own copy is held.
+    SettledBeforeSent,
+    /// The home allows a write and does not note who may write from now on.
+    GrantUnrecorded,
+    /// A node says nothing when the page that another holder sent is in place.
+    ReceiptForgotten,
+    /// A node acknowledges what came from the home itself, which does not wait for it.
+    NeedlessReceipt,
+    /// What the home says to a node is not handled in order: a demand overtakes the grant before it.
+    OrderNotKept,
     /// The home believes a writer's claim that it still has its shared copy.
     TrustOldCopy,
     /// A write fault on a page held for reading, which may be an old event, is answered without asking the home.
@@ -34,8 +44,8 @@ pub(crate) enum Mutation {
     ForgetQueued,
     /// The home does not note a new reader.
     ForgetReader,
-    /// The home gives a page away unasked while it serves a request for it.
-    GiveWhileBusy,
+    /// The home sends a copy ahead while it serves a request for the page.
+    AheadWhileBusy,
     /// A node that gets a page unasked forgets that it has asked for it.
     UnaskedAnswers,
     /// The home sends a copy ahead and does not note who has it.
@@ -88,6 +98,11 @@ impl Mutation {
         Self::GrantBeforeDrops,
         Self::SkipAcknowledgement,
         Self::IdleBeforeInstalled,
+        Self::SettledBeforeSent,
+        Self::GrantUnrecorded,
+        Self::ReceiptForgotten,
+        Self::NeedlessReceipt,
+        Self::OrderNotKept,
         Self::TrustOldCopy,
         Self::StaleEventUpgrades,
         Self::OwnerKeepsCopy,
@@ -99,7 +114,7 @@ impl Mutation {
         Self::DropClaimed,
         Self::ForgetQueued,
         Self::ForgetReader,
-        Self::GiveWhileBusy,
+        Self::AheadWhileBusy,
         Self::UnaskedAnswers,
         Self::AheadForgetsSharer,
         Self::AheadKeepsWriting,

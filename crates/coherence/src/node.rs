@@ -127,6 +127,7 @@ impl NodePage {
 
     /// Carries out a demand for a page that is held and cannot be written any more.
     fn obey(&mut self, demand: Demand, home: NodeId, outbox: &mut Outbox<'_>) {
+        let sends = matches!(demand, Demand::Fetch { .. } | Demand::Evict { .. });
         match demand {
             Demand::Fetch {
                 to,
@@ -172,6 +173,9 @@ impl NodePage {
                 outbox.send(home, Message::Dropped);
             }
         }
+        if sends && home == outbox.me {
+            outbox.send(home, Message::Installed);
+        }
     }
 
     /// Gives up the page, which cannot be written any more, and then sends it. `late` and `keep` are mistakes.
@@ -203,6 +207,7 @@ impl NodePage {
     /// and will answer it by what it knows then.
     pub(crate) fn unasked(
         &mut self,
+        from: NodeId,
         message: Message,
         home: NodeId,
         outbox: &mut Outbox<'_>,
@@ -235,7 +240,7 @@ impl NodePage {
             Message::Keep { zero } => {
                 outbox.act(received(Access::Write, zero));
                 self.state = NodeState::Exclusive;
-                outbox.send(home, Message::Installed);
+                acknowledge(from, home, outbox);
             }
             Message::KeepSlot(slot) => {
                 outbox.act(Action::InstallSlot(slot));
@@ -253,6 +258,7 @@ impl NodePage {
     /// An answer to this node's request.
     pub(crate) fn answer(
         &mut self,
+        from: NodeId,
         message: Message,
         home: NodeId,
         outbox: &mut Outbox<'_>,
@@ -274,14 +280,10 @@ impl NodePage {
             }
             (NodeState::Invalid, Message::UsePool(slot)) => {
                 outbox.act(Action::MapSlot(slot));
-                self.state = NodeState::Pooled;
-                self.pending = None;
-                return Ok(()); // mapping wakes; the home does not wait for it
+                self.state = NodeState::Pooled; // mapping wakes
             }
             (NodeState::Invalid, Message::Failed) => {
                 outbox.act(Action::Fail);
-                self.pending = None;
-                return Ok(()); // the home does not wait for it
             }
             (NodeState::Shared | NodeState::Exclusive, Message::Grant(Access::Write)) => {
                 outbox.act(Action::Unprotect);
@@ -297,7 +299,7 @@ impl NodePage {
             _ => return Err(Illegal("answer that does not fit the state of the page")),
         }
         self.pending = None;
-        outbox.send(home, Message::Installed);
+        acknowledge(from, home, outbox);
         Ok(())
     }
 
@@ -311,6 +313,15 @@ impl NodePage {
             self.pending = None;
             outbox.act(Action::Fail);
         }
+    }
+}
+
+/// Tells the home that what `from` sent is in place. The home need not be told of what it sent itself: its next word about
+/// the page comes after it.
+fn acknowledge(from: NodeId, home: NodeId, outbox: &mut Outbox<'_>) {
+    let skipped = from == home && !mutated!(outbox.rules, NeedlessReceipt);
+    if !skipped && !mutated!(outbox.rules, ReceiptForgotten) {
+        outbox.send(home, Message::Installed);
     }
 }
 

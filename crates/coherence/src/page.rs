@@ -297,13 +297,13 @@ impl Page<'_> {
                 Some(entry) => entry.receive(from, message, outbox),
                 None => Err(Illegal("this node is not the home of the page")),
             },
-            Message::Contents { .. } => self.node.answer(message, self.home, outbox),
+            Message::Contents { .. } => self.node.answer(from, message, self.home, outbox),
             Message::Keep { .. } => {
                 let (me, entry) = (outbox.me, self.entry.as_deref());
                 if entry.is_some_and(|entry| !entry.expects(me, from)) {
                     return Err(Illegal("a page to keep that this home did not ask for"));
                 }
-                self.node.unasked(message, self.home, outbox)
+                self.node.unasked(from, message, self.home, outbox)
             }
             _ if from != self.home => Err(Illegal("only the home of the page may say this")),
             Message::Demand(demand) => {
@@ -321,9 +321,9 @@ impl Page<'_> {
             | Message::ReadAhead { .. }
             | Message::Stay
             | Message::KeepSlot(_)
-            | Message::Ask { .. } => self.node.unasked(message, self.home, outbox),
+            | Message::Ask { .. } => self.node.unasked(from, message, self.home, outbox),
             Message::Grant(_) | Message::GrantZero | Message::UsePool(_) | Message::Failed => {
-                self.node.answer(message, self.home, outbox)
+                self.node.answer(from, message, self.home, outbox)
             }
         }
     }

@@ -258,10 +258,7 @@ impl Core {
     ) -> u64 {
         let free = |offset: &u64| {
             segment.home(*offset) == self.rules.me
-                && chunk
-                    .both(*offset as usize % CHUNK_PAGES)
-                    .1
-                    .give_zero(to, &self.rules)
+                && chunk.both(*offset as usize % CHUNK_PAGES).1.give_zero(to)
         };
         pages.take_while(free).count() as u64
     }

@@ -105,38 +105,23 @@ fn loaded(nodes: u16, pages: u64) -> Shape {
     }
 }
 
-/// Everything that the home has sent, and is about to send, is in place.
-fn arrived(home: &Node, reader: &Node) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let quiet = || {
-        // The transaction ends last: its end comes from the reader, and the home handles one frame after the other.
-        if !home.engine.describe_unsettled(1).is_empty() {
-            return false;
-        }
-        let sent = home.engine.counters();
-        reader.engine.counters().pages_received == sent.pages_sent + sent.zero_pages_sent
-    };
-    while !quiet() && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
-    assert!(
-        quiet(),
-        "{:?} {:?} {:?} {:?}",
-        home.engine.describe_unsettled(9),
-        reader.engine.describe_unsettled(9),
-        home.engine.counters().named(),
-        reader.engine.counters().named()
-    );
+/// Everything that the home sends because of what `reader` has asked for so far is in place: it handles one frame of a peer
+/// after the other, so the answer to a question about a page that nobody has comes last.
+fn arrived(reader: &Node, untouched: u64) {
+    let len = lev_wire::PAGE_SIZE;
+    reader.engine.discard(reader.address(untouched), len);
 }
 
 #[test]
 fn memory_read_in_order_comes_in_groups() {
-    run(&Cluster::start(loaded(2, 1024)), |cluster| {
+    let mut shape = loaded(2, 1024);
+    (shape.pages, shape.homes) = (1025, Some(vec![(1025, NodeId(0))]));
+    run(&Cluster::start(shape), |cluster| {
         let (home, reader) = (&cluster.nodes[0], &cluster.nodes[1]);
         for page in 0..1024 {
             assert_eq!(reader.read(page, 0), page + 1);
             // Whoever reads faster than that overtakes copies that are on their way, and asks for them.
-            arrived(home, reader);
+            arrived(reader, 1024);
         }
         let faults = reader.engine.counters().faults_read;
         assert_eq!(

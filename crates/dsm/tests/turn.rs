@@ -11,7 +11,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 const GET: u16 = 0x0D01;
-const INSTALLED: u16 = 0x0D03;
 const FETCH: u16 = 0x0D06;
 const GRANT_ZERO: u16 = 0x0D09;
 const CONTENTS: u16 = 0x0D0C;
@@ -94,7 +93,6 @@ fn a_home_uses_a_page_before_it_serves_the_next_request() {
     // Node 1 has the page; this node wants it; node 2 comes after it.
     hear(1, GET, WRITE, &[]);
     link.wait(NodeId(1), GRANT_ZERO);
-    hear(1, INSTALLED, 0, &[]);
     let writer = std::thread::spawn(move || {
         // SAFETY: the first word of the mapping, which is never unmapped and used by atomics only.
         let word = unsafe { AtomicU64::from_ptr(base as *mut u64) };

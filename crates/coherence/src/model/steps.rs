@@ -2,6 +2,7 @@
 
 use super::state::{Ask, State};
 use super::Cluster;
+use crate::mutation::Mutation;
 use crate::{Access, Action, HomeState, Illegal, Message, Page};
 use lev_wire::NodeId;
 use stateright::{Model, Property};
@@ -99,7 +100,8 @@ impl Cluster {
     }
 
     fn deliveries(&self, state: &State, from: usize, to: usize, steps: &mut Vec<Step>) {
-        let Some(flight) = state.channels[from][to].front() else {
+        let channel = &state.channels[from][to];
+        let Some(flight) = channel.get(self.due(channel.len())) else {
             return;
         };
         let pages = 0..self.homes.len();
@@ -137,6 +139,14 @@ impl Cluster {
         }
     }
 
+    /// Which of the messages of a channel arrives next: the oldest.
+    fn due(&self, waiting: usize) -> usize {
+        match self.mutation {
+            Some(Mutation::OrderNotKept) => waiting.saturating_sub(1),
+            _ => 0,
+        }
+    }
+
     /// Takes a step in place.
     fn take(&self, state: &mut State, step: Step) -> Option<()> {
         let id = |node: usize| NodeId(node as u16);
@@ -163,7 +173,8 @@ impl Cluster {
                 held,
                 keeper,
             } => {
-                let flight = state.channels[from][to].pop_front()?;
+                let channel = &mut state.channels[from][to];
+                let flight = channel.remove(self.due(channel.len()))?;
                 if matches!(flight.message, Message::Ask { .. }) {
                     state.notice(self, to);
                 }
@@ -186,10 +197,7 @@ impl Cluster {
             }
             Step::GiveZero(page, to) => {
                 let home = self.homes[page];
-                if state.whole[page]
-                    .entry
-                    .give_zero(id(to), &State::rules(self, home))
-                {
+                if state.whole[page].entry.give_zero(id(to)) {
                     state.act(home, page, Action::Send(id(to), Message::GiveZero));
                 }
             }

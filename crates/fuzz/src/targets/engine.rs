@@ -187,7 +187,6 @@ fn conversations() -> Vec<Seed> {
             "asks-at-home".into(),
             [
                 say(0, 1, &get("Write")),
-                say(0, 1, "Installed"),
                 say(2, 1, &get("Read")),
                 say(2, 1, "Installed"),
                 say(2, 1, "Discard"),
@@ -211,7 +210,6 @@ fn conversations() -> Vec<Seed> {
             "promotes".into(),
             [
                 say(0, 1, &get("Write")),
-                say(0, 1, "Installed"),
                 say(2, 1, &get("Write")),
                 say(2, 1, "Installed"),
                 say(0, 1, &get("Write")),
@@ -236,7 +234,6 @@ fn conversations() -> Vec<Seed> {
             "returns".into(),
             [
                 say(2, 1, &get("Write")),
-                say(2, 1, "Installed"),
                 say(0, 0, "Room"),
                 say(2, 1, "Return"),
                 say(2, 1, "Keep-zero-true"),
