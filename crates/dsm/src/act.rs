@@ -19,8 +19,6 @@ pub(crate) struct Place<'a> {
     pub(crate) uffd: &'a Uffd,
     pub(crate) page: PageNumber,
     pub(crate) received: &'a [u8],
-    /// The bytes came without a request.
-    pub(crate) unasked: bool,
     pub(crate) holding_us: u32,
     /// This node's turn keeps the page for so long.
     pub(crate) turn_us: u64,
@@ -42,10 +40,6 @@ impl Core {
             Action::SendPage(to, access) => {
                 let contents = |zero| Message::Contents { access, zero };
                 self.send_page(to, contents, place, buffer);
-            }
-            Action::SendAhead(to) => {
-                self.send_page(to, |zero| Message::ReadAhead { zero }, place, buffer);
-                self.stats.read_ahead_sent.add(1);
             }
             Action::SendKeep(to) => {
                 self.send_page(to, |zero| Message::Keep { zero }, place, buffer);
@@ -71,9 +65,6 @@ impl Core {
                     .uffd
                     .copy(place.address, bytes, access == Access::Read)?;
                 self.installed(fill, record)?;
-                if place.unasked {
-                    self.came_unasked(record);
-                }
                 self.stats.pages_received.add(1);
             }
             Action::InstallZero => {
@@ -92,6 +83,8 @@ impl Core {
                 self.stats.faults_pool.add(1);
                 self.answered(record);
             }
+            // These come in runs: see `runs`.
+            Action::SendAhead(_) => {}
             // No home of this version demands it.
             Action::UnmapSlot(_) | Action::InstallSlot(_) | Action::FreeSlot(_) => {
                 return Err(Failure::Peer(Illegal("pages stay in the pool here")));
@@ -181,15 +174,7 @@ impl Core {
 
     /// A page was put in place.
     fn installed(&self, fill: Fill, record: &mut PageRecord) -> Result<(), Failure> {
-        if let Fill::Exists(at) = fill {
-            // The page table has something where the protocol says that there is nothing: not coherent any more.
-            let error = DsmError::System {
-                call: "fill of an absent page",
-                at,
-                errno: libc::EEXIST,
-            };
-            return Err(Failure::Here(error));
-        }
+        filled(fill)?;
         self.granted(record);
         Ok(())
     }
@@ -208,5 +193,17 @@ impl Core {
             self.fetch_time.note(ns / 1000);
             record.faulted_ns = 0;
         }
+    }
+}
+
+/// The page table must have nothing where the protocol says so: else memory is not coherent any more.
+pub(crate) fn filled(fill: Fill) -> Result<(), Failure> {
+    match fill {
+        Fill::Exists(at) => Err(Failure::Here(DsmError::System {
+            call: "fill of an absent page",
+            at,
+            errno: libc::EEXIST,
+        })),
+        _ => Ok(()),
     }
 }

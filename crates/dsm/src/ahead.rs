@@ -5,8 +5,7 @@
 //! no other thread can send that demand first.
 
 use crate::core::{Core, Event, Failure, Scratch};
-use crate::frames::Frame;
-use crate::memory;
+use crate::frames::{self, Frame};
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
 use lev_coherence::{Access, Illegal, Message, NodeState, Page, Slot, Surroundings};
 use lev_wire::{NodeId, PageNumber};
@@ -18,10 +17,6 @@ use std::sync::{Mutex, PoisonError};
 const FIRST_ZEROES: u64 = 16;
 /// Runs of first touches told apart for each node: about one for each of its busy vCPUs.
 const ZERO_STREAMS: usize = 4;
-/// The same for reads, which jump about more: enough for the text of a kernel.
-const READ_STREAMS: usize = 128;
-/// Reads not further apart than so many pages belong together.
-const READ_NEAR: u64 = 32;
 
 /// How much is given at once: more, while a node keeps asking for pages close to each other.
 pub(crate) struct Appetite {
@@ -60,11 +55,6 @@ impl Appetite {
     pub(crate) fn for_zeroes(most: u64) -> Self {
         let first = FIRST_ZEROES.min(most);
         Self::new(first, 2, most, first, ZERO_STREAMS)
-    }
-
-    /// For copies for reading, `most` at once: 1, 4, 16.
-    pub(crate) fn for_reads(most: u64) -> Self {
-        Self::new(1, 4, most.min(CHUNK_PAGES as u64), READ_NEAR, READ_STREAMS)
     }
 
     /// How many pages, the asked one included, `node` should get that now asks for `page`.
@@ -125,70 +115,33 @@ impl Core {
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
         match event {
-            Event::Message(from, Message::GiveZero, _) => {
-                return self.take_zeroes(segment, offset, u64::from(tag), from, scratch);
+            Event::Message(
+                from,
+                message @ (Message::GiveZero | Message::ReadAhead { .. }),
+                bytes,
+            ) => {
+                let run = offset..offset + frames::pages(message, tag);
+                self.take_run(segment, run, from, (message, bytes), scratch)
             }
-            // The neighbours first: the thread that waits for the asked page then finds them in place when it goes on,
-            // and does not ask for what is on its way. The request itself is served by what the page is after that.
-            Event::Message(from, Message::Get(_), _) if segment.home(offset) == self.rules.me => {
-                self.give_neighbours(segment, offset, from);
-            }
-            _ => {}
-        }
-        self.handle(segment, offset, event, scratch)?;
-        match event {
-            Event::Message(from, Message::Get(Access::Read), _)
+            Event::Message(from, Message::Get(access), _)
                 if segment.home(offset) == self.rules.me =>
             {
-                self.read_ahead(segment, offset, from, scratch)
+                // The neighbours first: the thread that waits for the asked page then finds them in place when it goes on,
+                // and does not ask for what is on its way. The request itself is served by what the page is after that.
+                self.give_neighbours(segment, offset, from);
+                if access == Access::Write {
+                    return self.handle(segment, offset, event, scratch);
+                }
+                let reach = self.reach(segment, offset, from);
+                if reach.in_order {
+                    self.read_ahead(segment, offset, from, reach, scratch)?;
+                    return self.handle(segment, offset, event, scratch);
+                }
+                self.handle(segment, offset, event, scratch)?;
+                self.read_ahead(segment, offset, from, reach, scratch)
             }
-            _ => Ok(()),
+            _ => self.handle(segment, offset, event, scratch),
         }
-    }
-
-    /// Node `to` has asked to read a page: if this home has a copy itself, it sends those of neighbours, too.
-    fn read_ahead(
-        &self,
-        segment: &Segment,
-        offset: u64,
-        to: NodeId,
-        scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
-        let (mut chunk, index) = segment.lock(offset);
-        if chunk.pages[index].node.state != NodeState::Shared {
-            return Ok(()); // not here, not sent yet, or in the pool
-        }
-        let pages = self.reads.window(to, segment.first + offset);
-        if !self.room.peer_has_room(to, pages) {
-            return Ok(());
-        }
-        let group = group_in_chunk(segment, offset, pages);
-        // Those after the asked one first: most programs go upwards, and this thread goes on already.
-        for page in (offset + 1..group.end).chain(group.start..offset) {
-            let index = page as usize % CHUNK_PAGES;
-            if !self.is_quiet(segment, page, &mut chunk)? {
-                continue;
-            }
-            let event = Event::ReadAhead(to);
-            self.handle_locked(segment, page, &mut chunk, index, event, scratch)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a copy of the page may go ahead without hurting this home: its rights have hardly moved yet, and if
-    /// this node would lose the right to write, there is something in it (what is still empty will be written soon).
-    fn is_quiet(&self, segment: &Segment, offset: u64, chunk: &mut Chunk) -> Result<bool, Failure> {
-        if segment.home(offset) != self.rules.me {
-            return Ok(false);
-        }
-        let (record, entry) = chunk.both(offset as usize % CHUNK_PAGES);
-        Ok(match record.node.state {
-            NodeState::Shared => entry.changes() <= 1, // the change that made it shared
-            NodeState::Exclusive => {
-                entry.changes() == 0 && !memory::looks_empty(segment.address(offset))?
-            }
-            NodeState::Invalid | NodeState::Pooled => false,
-        })
     }
 
     /// Gives node `to`, which asks for an untouched page, the untouched ones around it.
@@ -272,23 +225,24 @@ impl Core {
         }
     }
 
-    /// Home `from` gives this node `count` pages of zeroes from `offset` on, for which it did not ask.
-    pub(crate) fn take_zeroes(
+    /// Home `from` lets this node have a run of pages for which it did not ask, by `message` and the bytes beside it.
+    fn take_run(
         &self,
         segment: &Segment,
-        offset: u64,
-        count: u64,
+        run: Range<u64>,
         from: NodeId,
+        (message, bytes): (Message, &[u8]),
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
-        let (mut chunk, index) = segment.lock(offset);
+        let (mut chunk, index) = segment.lock(run.start);
         if self.lost.has(from) {
             return Ok(());
         }
-        if index as u64 + count > CHUNK_PAGES as u64 || offset + count > segment.pages {
+        let count = run.end - run.start;
+        if index as u64 + count > CHUNK_PAGES as u64 || run.end > segment.pages {
             return Err(Failure::Peer(Illegal("a run that leaves its block")));
         }
-        for page in offset..offset + count {
+        for page in run.clone() {
             let record = &mut chunk.pages[page as usize % CHUNK_PAGES];
             let mut here = Page {
                 rules: &self.rules,
@@ -298,16 +252,20 @@ impl Core {
             };
             // The only action is to fill the page, which is done for all of them together.
             scratch.actions.clear();
-            here.receive(from, Message::GiveZero, &mut Nothing, &mut scratch.actions)
+            here.receive(from, message, &mut Nothing, &mut scratch.actions)
                 .map_err(Failure::Peer)?;
             self.came_unasked(record);
         }
-        let filled = self.zero_run(segment, Some(offset..offset + count))?;
-        self.stats.pages_zero_filled.add(filled);
+        match message {
+            Message::ReadAhead { zero } => self.put_copies(segment, run, zero, bytes)?,
+            _ => {
+                let filled = self.zero_run(segment, Some(run))?;
+                self.stats.pages_zero_filled.add(filled);
+            }
+        }
         chunk.here += count as u16;
         self.came(count);
-        self.release()?;
-        Ok(())
+        self.release()
     }
 
     /// A page came before the answer to this node's request for it, or without one. Only a page that somebody waits
@@ -360,18 +318,6 @@ mod tests {
         assert_eq!([100_000, 1_000_000, 5_000].map(ask), [16; 3]);
         assert_eq!(zeroes.window(NodeId(4), 1536), 16);
         assert_eq!(ask(1536), 512); // the old run is remembered beside the three others
-    }
-
-    #[test]
-    fn reads_grow_from_one_page() {
-        let reads = Appetite::for_reads(16);
-        let ask = |page| reads.window(NODE, page);
-        assert_eq!(
-            [0, 1, 4, 16, 32, 500, 501, 48].map(ask),
-            [1, 4, 16, 16, 16, 1, 4, 16]
-        );
-        let off = Appetite::for_reads(0);
-        assert_eq!([7, 8, 9].map(|page| off.window(NODE, page)), [1; 3]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
 use crate::room::{self, Room};
-use crate::segment::{Chunk, Segment, SegmentTable};
+use crate::runs::Reads;
+use crate::segment::{Chunk, PageRecord, Segment, SegmentTable};
 use crate::stats::Stats;
 use crate::tape::Tape;
 use crate::{DsmError, PageLink};
@@ -19,7 +20,7 @@ use lev_coherence::{
 };
 use lev_uffd::Uffd;
 use lev_wire::frame::Header;
-use lev_wire::{NodeId, PAGE_SIZE};
+use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -38,7 +39,7 @@ pub(crate) struct Core {
     /// Of other nodes, for untouched pages of this home.
     pub(crate) zeroes: Appetite,
     /// Of other nodes, for copies of what this home holds.
-    pub(crate) reads: Appetite,
+    pub(crate) reads: Reads,
     /// Of this node's threads, for pages that they are about to fault on.
     pub(crate) own_reads: Appetite,
     pub(crate) own_writes: Appetite,
@@ -68,6 +69,8 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) actions: Vec<Action>,
     pub(crate) buffer: Box<PageBuffer>,
+    /// Contents of pages that are sent together; empty until that happens.
+    pub(crate) run: Vec<[u8; PAGE_SIZE]>,
 }
 
 impl Scratch {
@@ -75,6 +78,7 @@ impl Scratch {
         Self {
             actions: Vec::with_capacity(16),
             buffer: PageBuffer::new(),
+            run: Vec::new(),
         }
     }
 }
@@ -87,8 +91,6 @@ pub(crate) enum Event<'a> {
     Message(NodeId, Message, &'a [u8]),
     Resume(Demand),
     Discard,
-    /// At home: a neighbour of the page was asked for by this node.
-    ReadAhead(NodeId),
     /// This node is short of room.
     Return,
     /// This node is lost.
@@ -116,9 +118,17 @@ impl From<lev_uffd::UffdError> for Failure {
 }
 
 /// What the state machine may ask about one page.
-struct Ask<'a> {
-    core: &'a Core,
-    held: bool,
+pub(crate) struct Ask<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) held: bool,
+}
+
+/// How long a page stays that demands could take.
+pub(crate) struct Keeps {
+    holding_us: u32,
+    turn_us: u64,
+    /// A demand must be put off.
+    pub(crate) now: bool,
 }
 
 impl Surroundings for Ask<'_> {
@@ -157,17 +167,13 @@ impl Core {
         Self {
             rules: Rules::new(
                 config.me,
-                if pool.is_some() {
-                    options.promote_after
-                } else {
-                    0
-                },
+                pool.as_ref().map_or(0, |_| options.promote_after),
             ),
             nodes: config.nodes,
             hold_us: options.hold_us,
             zero_block,
             zeroes: Appetite::for_zeroes(zero_block),
-            reads: Appetite::for_reads(u64::from(options.read_ahead)),
+            reads: Reads::new(u64::from(options.read_ahead)),
             own_reads: Appetite::for_own_faults(u64::from(options.prefetch)),
             own_writes: Appetite::for_own_faults(u64::from(options.prefetch)),
             link,
@@ -209,6 +215,21 @@ impl Core {
         ((self.now_ns() / 1000) as u32).max(1)
     }
 
+    /// How long this node keeps the page.
+    pub(crate) fn keeps(&self, page: PageNumber, record: &PageRecord) -> Keeps {
+        let turn_us = self.turn_keeps_us(page, record);
+        let holding_us = if self.is_fighting() {
+            self.hold_us // who has the turn keeps its pages, so nobody else must
+        } else {
+            hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0)
+        };
+        Keeps {
+            holding_us,
+            turn_us,
+            now: self.age_us(record) < holding_us || turn_us > 0,
+        }
+    }
+
     /// Handles one event of one page: takes its lock, runs the state machine, carries out its actions.
     pub(crate) fn handle(
         &self,
@@ -242,24 +263,18 @@ impl Core {
         } else {
             (&mut chunk.pages[index], None)
         };
-        let age_us = self.age_us(record);
-        let turn_us = self.turn_keeps_us(segment.first + offset, record);
-        let holding_us = if self.is_fighting() {
-            self.hold_us // who has the turn keeps its pages, so nobody else must
-        } else {
-            hold::holding_time_us(self.hold_us, &self.fetch_time, record, self.rules.me.0)
-        };
+        let keeps = self.keeps(segment.first + offset, record);
         // At home the answer to its own request and the next demand come out of one event: what was granted a moment
         // ago has not been used yet.
         let fresh = record.node.pending.is_some()
-            && holding_us > 0
+            && keeps.holding_us > 0
             && matches!(
                 event,
                 Event::Message(_, Message::Contents { .. } | Message::Dropped, _)
             );
         let mut ask = Ask {
             core: self,
-            held: fresh || age_us < holding_us || turn_us > 0,
+            held: fresh || keeps.now,
         };
         let before = record.node;
         let came = self.is_coming(entry.as_deref(), before);
@@ -277,10 +292,6 @@ impl Core {
                 (page.receive(from, message, &mut ask, actions), bytes)
             }
             Event::Resume(demand) => (page.resume(demand, &mut ask, actions), &[][..]),
-            Event::ReadAhead(to) => {
-                page.read_ahead(to, &mut ask, actions);
-                (Ok(()), &[][..])
-            }
             Event::Discard => (page.discard(&mut ask, actions), &[][..]),
             Event::Return => (page.give_back(&mut ask, actions).map(|_| ()), &[][..]),
             Event::Lost(node) => (page.lost(node, &mut ask, actions), &[][..]),
@@ -292,9 +303,8 @@ impl Core {
             uffd: &self.uffds[segment.stripe(offset)],
             page: segment.first + offset,
             received,
-            unasked: matches!(event, Event::Message(_, Message::ReadAhead { .. }, _)),
-            holding_us,
-            turn_us,
+            holding_us: keeps.holding_us,
+            turn_us: keeps.turn_us,
         };
         for action in actions.iter() {
             self.act(*action, &place, record, &mut scratch.buffer)?;

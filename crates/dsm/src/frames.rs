@@ -44,6 +44,8 @@ const FETCH_WRITE: u16 = 1 << 15;
 /// Tag of `CONTENTS` and `READ_AHEAD`: all bytes are zero and none follow.
 const CONTENTS_ZERO: u16 = 1 << 1;
 
+/// Tag of `READ_AHEAD` beside that: pages that follow after the first.
+const MORE_SHIFT: u16 = 2;
 /// Tag of `GIVE_ZERO`: so many pages, at most these.
 const CHUNK: u16 = CHUNK_PAGES as u16;
 
@@ -115,6 +117,14 @@ impl Frame {
     pub(crate) fn give_zeroes(first: PageNumber, count: u16) -> Self {
         let mut frame = Self::new(first, Message::GiveZero);
         frame.header.tag = count;
+        frame
+    }
+
+    /// [`Message::ReadAhead`] for `count` pages, `first` and those after it, all in one chunk.
+    pub(crate) fn read_ahead(first: PageNumber, count: u64, zero: bool) -> Self {
+        let mut frame = Self::new(first, Message::ReadAhead { zero });
+        frame.header.tag |= (count as u16 - 1) << MORE_SHIFT;
+        frame.header.len *= count as u32;
         frame
     }
 
@@ -207,14 +217,16 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (FAILED, 0) => Message::Failed,
         (kind @ (CONTENTS | READ_AHEAD | KEEP), tag) => {
             let (access, zero) = (access(tag & 1)?, tag & CONTENTS_ZERO != 0);
+            let more = usize::from(tag >> MORE_SHIFT);
             let message = match (kind, access) {
                 (CONTENTS, access) => Message::Contents { access, zero },
                 (READ_AHEAD, Access::Read) => Message::ReadAhead { zero },
                 (_, Access::Read) => Message::Keep { zero },
                 (_, Access::Write) => return Err("unasked contents with a right of their own"),
             };
-            let expected = if zero { 0 } else { PAGE_SIZE };
-            if tag > 3 || payload.len() != expected {
+            let expected = if zero { 0 } else { PAGE_SIZE * (1 + more) };
+            let most = if kind == READ_AHEAD { CHUNK_PAGES } else { 1 };
+            if more >= most || payload.len() != expected {
                 return Err("contents with a wrong flag or length");
             }
             return Ok(message);
@@ -225,6 +237,15 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         Ok(message)
     } else {
         Err("a payload where none belongs")
+    }
+}
+
+/// How many pages a message is about whose frame had this tag.
+pub(crate) fn pages(message: Message, tag: u16) -> u64 {
+    match message {
+        Message::GiveZero => tag.into(),
+        Message::ReadAhead { .. } => u64::from(tag >> MORE_SHIFT) + 1,
+        _ => 1,
     }
 }
 

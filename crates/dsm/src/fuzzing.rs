@@ -1,6 +1,6 @@
 //! What fuzzing needs to see of the engine's frames; not part of the crate's interface.
 
-use crate::frames::{decode, decode_turn, Frame, ROOM, TURN};
+use crate::frames::{decode, decode_turn, pages, Frame, ROOM, TURN};
 use crate::turns::Word;
 use lev_coherence::{Access, Demand, Message};
 use lev_wire::frame::{Header, HEADER_LEN};
@@ -39,6 +39,9 @@ pub fn frame(bytes: &[u8]) -> bool {
     };
     let again = match message {
         Message::GiveZero => Frame::give_zeroes(header.arg, header.tag),
+        Message::ReadAhead { zero } => {
+            Frame::read_ahead(header.arg, pages(message, header.tag), zero)
+        }
         message => Frame::new(header.arg, message),
     };
     assert_eq!(again.header, header, "{message:?}");
@@ -96,6 +99,8 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
         .map(|message| (format!("{message:?}"), Frame::new(7, message)))
         .collect();
     frames.push(("GiveZeroes".into(), Frame::give_zeroes(8, 56)));
+    frames.push(("ReadAheads".into(), Frame::read_ahead(8, 3, false)));
+    frames.push(("ReadAheadsZero".into(), Frame::read_ahead(8, 56, true)));
     frames.push(("Room".into(), Frame::room(1 << 18)));
     for word in [Word::Ask, Word::Give, Word::Recall, Word::Over] {
         frames.push((format!("Turn{word:?}"), Frame::turn(word)));
@@ -105,8 +110,9 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
         .map(|(name, frame)| {
             let mut bytes = frame.header.encode().to_vec();
             bytes.extend_from_slice(frame.operand());
-            if frame.header.len as usize == PAGE_SIZE {
-                bytes.resize(HEADER_LEN + PAGE_SIZE, 0x5A);
+            let contents = frame.header.len as usize;
+            if contents >= PAGE_SIZE {
+                bytes.resize(HEADER_LEN + contents, 0x5A);
             }
             (plain(&name), bytes)
         })

@@ -28,6 +28,7 @@ mod pool;
 mod pool_file;
 mod prefetch;
 mod room;
+mod runs;
 mod segment;
 mod siege;
 mod stats;

@@ -1,6 +1,7 @@
 //! System calls on guest memory. Made by number: in QEMU's process `madvise` and `mmap` are interposed, and the
 //! engine's own calls must not come back to it.
 
+use crate::segment::CHUNK_PAGES;
 use crate::{Backing, DsmError};
 use lev_wire::PAGE_SIZE;
 use std::fs::File;
@@ -119,23 +120,42 @@ pub(crate) fn read_page(
         to.0.fill(0);
         return Ok(false);
     }
-    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as checked, has contents;
-    // it is write-protected and stays so while its lock is held, so nobody writes it during the copy. `to` is a
-    // whole page and exclusively borrowed.
-    unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.0.as_mut_ptr(), PAGE_SIZE) };
+    copy_page(address, &mut to.0);
     Ok(true)
 }
 
-/// Whether a page has no contents, or only zeroes. Somebody may write it at the same time: a hint.
-pub(crate) fn looks_empty(address: u64) -> Result<bool, DsmError> {
-    if !resident(address)? {
-        return Ok(true);
-    }
+/// Copies a page that is present ([`resident_run`]) and cannot be written now.
+pub(crate) fn copy_page(address: u64, to: &mut [u8; PAGE_SIZE]) {
+    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as the caller has checked, has
+    // contents; it is write-protected and stays so while its lock is held, so nobody writes it during the copy. `to` is a
+    // whole page and exclusively borrowed.
+    unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), PAGE_SIZE) };
+}
+
+/// Whether a page that is present ([`resident_run`]) has only zeroes. Somebody may write it at the same time: a hint.
+pub(crate) fn looks_empty(address: u64) -> bool {
     let words = address as *const u64;
-    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as checked, has contents,
-    // so that reading it does not wait for this engine; whole aligned words inside of the page are read, volatile
+    // SAFETY: `address` is a page of guest memory that is mapped until `Engine::stop` and, as the caller has checked, has
+    // contents, so that reading it does not wait for this engine; whole aligned words inside of the page are read, volatile
     // because others may write them.
-    Ok((0..PAGE_SIZE / 8).all(|index| unsafe { words.add(index).read_volatile() } == 0))
+    (0..PAGE_SIZE / 8).all(|index| unsafe { words.add(index).read_volatile() } == 0)
+}
+
+/// Which pages of a run, not longer than a block under one lock, are present: one call for all.
+pub(crate) fn resident_run(address: u64, pages: u64) -> Result<[bool; CHUNK_PAGES], DsmError> {
+    let mut answer = [0u8; CHUNK_PAGES];
+    let pages = pages.min(CHUNK_PAGES as u64);
+    // SAFETY: mincore writes one byte per page asked about into `answer`, which has room for so many.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mincore,
+            address,
+            pages * PAGE,
+            answer.as_mut_ptr(),
+        )
+    };
+    call("mincore", address, result)?;
+    Ok(answer.map(|byte| byte & 1 == 1))
 }
 
 fn resident(address: u64) -> Result<bool, DsmError> {

@@ -126,7 +126,7 @@ fn memory_read_in_order_comes_in_groups() {
         let faults = reader.engine.counters().faults_read;
         assert_eq!(
             (faults, home.engine.counters().read_ahead_sent),
-            (66, 1024 - 66)
+            (12, 1024 - 12)
         );
         // Copies that nobody asked for are as coherent as others.
         (0..1024).for_each(|page| home.write(page, 0, page + 2));

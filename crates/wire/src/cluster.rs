@@ -122,7 +122,7 @@ impl Default for EngineOptions {
             hold_us: 50,
             stripes: 1,
             zero_block: 512,
-            read_ahead: 16,
+            read_ahead: 128,
             prefetch: 16,
             huge_pages: true,
             node_memory: 0,

@@ -67,8 +67,8 @@ class Engine(Strict):
     """userfaultfd contexts that guest memory is striped over."""
     zero_block: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
     """Largest zero-fill at once, pages."""
-    read_ahead: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Most pages sent along with one that is read; 0: none."""
+    read_ahead: Annotated[int, Field(ge=0, le=512)] | None = None
+    """Most pages sent along with one that is read, while reads go on in order; 0: none."""
     prefetch: Annotated[int, Field(ge=0, le=64)] | None = None
     """Most pages asked for at once while faults run through memory; 0: only the faulting one."""
     huge_pages: bool | None = None

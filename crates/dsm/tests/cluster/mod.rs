@@ -176,12 +176,12 @@ fn write_behind(peer: &Peer) {
 
 fn receive(engine: &Engine, from: NodeId, mut socket: TcpStream) {
     let mut header = [0; HEADER_LEN];
-    let mut payload = vec![0; 2 * PAGE];
+    let mut payload = Vec::new();
     while socket.read_exact(&mut header).is_ok() {
         let header = Header::decode(&header).unwrap();
-        let payload = &mut payload[..header.len as usize];
-        socket.read_exact(payload).unwrap();
-        match engine.on_frame(from, header, payload) {
+        payload.resize(header.len as usize, 0);
+        socket.read_exact(&mut payload).unwrap();
+        match engine.on_frame(from, header, &payload) {
             Ok(()) => {}
             Err(DsmError::Stopped) => return,
             Err(error) => fail(&format!("{error}")),
