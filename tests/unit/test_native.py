@@ -25,7 +25,11 @@ def cluster(machine: Machine, **changes: object) -> dict[str, object]:
         Machine(nodes=1, cpus=1),
         Machine(nodes=16, cpus=32, memory="4G", encrypt="off", pool={"enabled": False}),
         Machine(nodes=[NodeShare(cpus=1, memory="512M"), NodeShare(cpus=3, memory="3G", name="big")]),
-        Machine(engine=Engine(promote_after=5, hold_us=0, stripes=3, zero_block=1, read_ahead=0, prefetch=0)),
+        Machine(
+            engine=Engine(
+                promote_after=5, hold_us=0, stripes=3, zero_block=1, read_ahead=0, prefetch=0, migratory=False
+            )
+        ),
         Machine(engine=Engine(huge_pages=False)),
     ],
 )

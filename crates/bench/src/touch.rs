@@ -50,7 +50,8 @@ impl Pages {
                 self.read(page);
             }
             Access::Write => self.write(page, page + 1),
-            Access::ReadWrite => self.write(page, self.read(page) + 1),
+            // Not folded into one instruction, whose only fault would be that of a write.
+            Access::ReadWrite => self.write(page, std::hint::black_box(self.read(page)) + 1),
         }
     }
 

@@ -85,8 +85,18 @@ impl HomePage {
                 None
             }
             (HomeState::Owned(owner), _) => {
+                let lend = access == Access::Read && self.habit.is_migratory();
+                let access = if lend { Access::Write } else { access };
                 outbox.send(*owner, Message::Demand(Demand::Fetch { to: from, access }));
+                if lend {
+                    outbox.act(Action::LentToWrite);
+                } else if access == Access::Read {
+                    self.habit.read(from, true, outbox.rules);
+                }
                 let next = match access {
+                    _ if lend && mutated!(outbox.rules, LentUnrecorded) => {
+                        HomeState::Shared([*owner, from].into_iter().collect())
+                    }
                     Access::Read if mutated!(outbox.rules, ForgetReader) => {
                         HomeState::Shared([*owner].into_iter().collect())
                     }
@@ -101,6 +111,7 @@ impl HomePage {
                     outbox.send(from, Message::Grant(Access::Read));
                     return None;
                 }
+                self.habit.read(from, false, outbox.rules);
                 let supplier = supplier(&sharers, outbox.me);
                 outbox.send(
                     supplier,
@@ -111,6 +122,7 @@ impl HomePage {
             }
             (HomeState::Shared(sharers), Access::Write) => {
                 let keeps_copy = sharers.contains(from) || mutated!(outbox.rules, TrustOldCopy);
+                self.habit.upgraded(from);
                 let (spared, then) = if keeps_copy {
                     (from, Then::Grant)
                 } else {

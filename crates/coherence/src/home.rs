@@ -2,6 +2,7 @@
 //!
 //! What starts and continues the transactions is in `grant`, what the loss of a node changes in `loss`.
 
+use crate::habit::Habit;
 use crate::message::{Access, Action, Illegal, Message, Slot};
 use crate::page::{mutated, Outbox, Rules};
 use crate::sharers::Sharers;
@@ -39,6 +40,7 @@ pub struct HomePage {
     pub(crate) state: HomeState,
     /// How often rights moved from one node to another.
     pub(crate) changes: u32,
+    pub(crate) habit: Habit,
     pub(crate) busy: Option<Box<Busy>>,
 }
 
@@ -235,6 +237,10 @@ impl HomePage {
             Message::Return => Want::Return,
             Message::Dropped => return self.dropped(from, outbox),
             Message::Installed => return self.installed(from, outbox),
+            Message::Unwritten => {
+                self.habit.guessed_wrong(outbox.rules);
+                return Ok(());
+            }
             Message::Have(access) => {
                 self.have(from, access, outbox);
                 return Ok(());

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod grant;
+mod habit;
 mod home;
 mod loss;
 mod message;

@@ -51,6 +51,8 @@ pub enum Message {
     Dropped,
     /// Node to home: I would rather not keep this page. The answer is [`Demand::Evict`] or [`Message::Stay`].
     Return,
+    /// Node to home: I had the right to write although I only wanted to read, and I never wrote.
+    Unwritten,
     /// Node to home: what I have of the page, as [`Message::Ask`] wanted to know.
     Have(Option<Access>),
     /// Home to holder.
@@ -150,6 +152,8 @@ pub enum Action {
     Zeroed,
     /// The request had to wait behind another one at this home.
     Queued,
+    /// This home let a node that wants to read have the right to write, too.
+    LentToWrite,
 }
 
 /// A message that the protocol does not allow in this state: the peer is broken. The text says what is wrong.

@@ -67,6 +67,10 @@ fn all() -> Vec<(&'static str, bool, Cluster)> {
         homes: vec![0, 1],
         ..cluster
     };
+    let migratory = |cluster| Cluster {
+        migratory: true,
+        ..cluster
+    };
     let everything = |cluster| {
         let cluster = unasked(discards(1, returns(pool(2, cluster))));
         losses(&[0, 1], cluster)
@@ -85,6 +89,33 @@ fn all() -> Vec<(&'static str, bool, Cluster)> {
         ("2 nodes, returns", true, returns(one(2))),
         ("2 nodes, loss", true, losses(&[0, 1], one(2))),
         ("2 nodes, everything", true, everything(one(2))),
+        ("2 nodes, migratory", true, migratory(one(2))),
+        (
+            "2 nodes, migratory, returns, loss",
+            true,
+            migratory(losses(&[0, 1], returns(one(2)))),
+        ),
+        (
+            "2 nodes, migratory, everything",
+            false,
+            migratory(everything(one(2))),
+        ),
+        ("3 nodes, migratory", true, migratory(one(3))),
+        (
+            "3 nodes, migratory, loss",
+            false,
+            migratory(losses(&[0, 1, 2], one(3))),
+        ),
+        (
+            "3 nodes, migratory, pool, unasked",
+            false,
+            migratory(unasked(pool(3, one(3)))),
+        ),
+        (
+            "2 nodes, 2 pages, migratory",
+            false,
+            migratory(two_pages(one(2))),
+        ),
         (
             "2 nodes, unasked, discards, returns",
             false,
@@ -171,6 +202,15 @@ fn cluster_for(mutation: Mutation) -> Cluster {
         AheadWhileBusy | UnaskedAnswers | AheadForgetsSharer | AheadKeepsWriting => Cluster {
             unasked: true,
             ..Cluster::new(2)
+        },
+        CleanAfterRead | LentUnrecorded => Cluster {
+            migratory: true,
+            ..Cluster::new(3)
+        },
+        CleanDenied => Cluster {
+            migratory: true,
+            losses: vec![0, 1, 2],
+            ..Cluster::new(3)
         },
         PromoteKeepsSharers | SupplierMapsAtOnce => pool(3),
         PoolForgetsUser | DemoteBeforeUnmapped | SlotFreedEarly => pool(2),

@@ -52,6 +52,12 @@ pub(crate) enum Mutation {
     AheadForgetsSharer,
     /// The home sends a copy ahead and goes on writing its own.
     AheadKeepsWriting,
+    /// A node that may write, but has not, gives a copy for reading away and may go on to write.
+    CleanAfterRead,
+    /// A node that may write, but has not, says that it may only read.
+    CleanDenied,
+    /// The home lets a reader write and notes it as a reader.
+    LentUnrecorded,
     /// Promotion collects from one sharer and lets the others keep their copies.
     PromoteKeepsSharers,
     /// The supplier uses the pool before the others have dropped their copies.
@@ -118,6 +124,9 @@ impl Mutation {
         Self::UnaskedAnswers,
         Self::AheadForgetsSharer,
         Self::AheadKeepsWriting,
+        Self::CleanAfterRead,
+        Self::CleanDenied,
+        Self::LentUnrecorded,
         Self::PromoteKeepsSharers,
         Self::SupplierMapsAtOnce,
         Self::PoolForgetsUser,

@@ -14,6 +14,9 @@ pub enum NodeState {
     Shared,
     /// Read and write; no other node has a copy.
     Exclusive,
+    /// The same, but this node only wanted to read and has not written yet: the copy is write-protected, so that the first
+    /// write is seen, and allowed without a word to anybody.
+    Clean,
     /// Read and write in the pool, without any protocol.
     Pooled,
 }
@@ -34,12 +37,12 @@ impl NodePage {
     pub(crate) fn fault(&mut self, access: Access, home: NodeId, outbox: &mut Outbox<'_>) {
         let satisfied = match self.state {
             NodeState::Pooled | NodeState::Exclusive => true,
-            NodeState::Shared => access == Access::Read,
+            NodeState::Shared | NodeState::Clean => access == Access::Read,
             NodeState::Invalid => false,
         };
         if satisfied {
             outbox.act(Action::Wake);
-        } else if mutated!(outbox.rules, StaleEventUpgrades) && self.state == NodeState::Shared {
+        } else if self.upgrades_alone(outbox) {
             outbox.act(Action::Unprotect);
             self.state = NodeState::Exclusive;
         } else if self.pending.is_none() {
@@ -53,9 +56,15 @@ impl NodePage {
         // Else: the answer to the request under way wakes every waiter; one that needs more faults again.
     }
 
+    /// Whether a first write needs nobody's leave.
+    fn upgrades_alone(&self, outbox: &Outbox<'_>) -> bool {
+        let mistaken = mutated!(outbox.rules, StaleEventUpgrades);
+        self.state == NodeState::Clean || (mistaken && self.state == NodeState::Shared)
+    }
+
     /// This node has no room for its copy; whether the home was told so now.
     pub(crate) fn give_back(&mut self, home: NodeId, outbox: &mut Outbox<'_>) -> bool {
-        let held = matches!(self.state, NodeState::Shared | NodeState::Exclusive);
+        let held = !matches!(self.state, NodeState::Invalid | NodeState::Pooled);
         if !held || self.pending.is_some() || self.returning || outbox.is_lost(home) {
             return false;
         }
@@ -128,6 +137,7 @@ impl NodePage {
     /// Carries out a demand for a page that is held and cannot be written any more.
     fn obey(&mut self, demand: Demand, home: NodeId, outbox: &mut Outbox<'_>) {
         let sends = matches!(demand, Demand::Fetch { .. } | Demand::Evict { .. });
+        let unwritten = sends && self.state == NodeState::Clean;
         match demand {
             Demand::Fetch {
                 to,
@@ -135,7 +145,9 @@ impl NodePage {
             } => {
                 outbox.act(Action::Read);
                 outbox.act(Action::SendPage(to, Access::Read));
-                if !mutated!(outbox.rules, OwnerKeepsWriting) {
+                let stays_clean =
+                    self.state == NodeState::Clean && mutated!(outbox.rules, CleanAfterRead);
+                if !mutated!(outbox.rules, OwnerKeepsWriting) && !stays_clean {
                     self.state = NodeState::Shared;
                 }
             }
@@ -172,6 +184,9 @@ impl NodePage {
                 self.state = NodeState::Invalid;
                 outbox.send(home, Message::Dropped);
             }
+        }
+        if unwritten {
+            outbox.send(home, Message::Unwritten);
         }
         if sends && home == outbox.me {
             outbox.send(home, Message::Installed);
@@ -219,8 +234,9 @@ impl NodePage {
             }
             Message::Ask { .. } => {
                 let have = match self.state {
+                    NodeState::Clean if mutated!(outbox.rules, CleanDenied) => Some(Access::Read),
                     NodeState::Shared => Some(Access::Read),
-                    NodeState::Exclusive => Some(Access::Write),
+                    NodeState::Exclusive | NodeState::Clean => Some(Access::Write),
                     NodeState::Invalid | NodeState::Pooled => None,
                 };
                 outbox.send(home, Message::Have(have));
@@ -270,7 +286,11 @@ impl NodePage {
             return Err(Illegal("answer to a question that was not asked"));
         };
         match (self.state, message) {
-            (NodeState::Invalid, Message::Contents { access, zero }) if access >= wanted => {
+            (NodeState::Invalid, Message::Contents { access, .. }) if access > wanted => {
+                outbox.act(Action::InstallReceived(wanted));
+                self.state = NodeState::Clean;
+            }
+            (NodeState::Invalid, Message::Contents { access, zero }) if access == wanted => {
                 outbox.act(received(access, zero));
                 self.state = state_for(access);
             }

@@ -15,18 +15,21 @@ pub struct Rules {
     pub me: NodeId,
     /// A page moves into the pool when its rights have changed hands so often; 0: never.
     pub promote_after: u32,
+    /// Who asks to read a page that its readers have written next gets the right to write it, too.
+    pub migratory: bool,
     /// A deliberate mistake, to see that the model checker finds it.
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
 }
 
 impl Rules {
-    /// Rules of node `me`.
+    /// Rules of node `me`; the right to write is only given to those who ask for it.
     #[must_use]
     pub fn new(me: NodeId, promote_after: u32) -> Self {
         Self {
             me,
             promote_after,
+            migratory: false,
             #[cfg(test)]
             mutation: None,
         }
@@ -168,15 +171,15 @@ impl Page<'_> {
         let Some(entry) = self.entry.as_deref_mut() else {
             return false;
         };
-        let writable = self.node.state == NodeState::Exclusive;
-        if (writable && surroundings.held()) || !entry.share_ahead(to, self.rules) {
+        let may_write = matches!(self.node.state, NodeState::Exclusive | NodeState::Clean);
+        if (may_write && surroundings.held()) || !entry.share_ahead(to, self.rules) {
             return false;
         }
-        if writable {
+        if self.node.state == NodeState::Exclusive {
             actions.push(Action::Protect);
-            if !mutated!(self.rules, AheadKeepsWriting) {
-                self.node.state = NodeState::Shared;
-            }
+        }
+        if !mutated!(self.rules, AheadKeepsWriting) {
+            self.node.state = NodeState::Shared;
         }
         actions.push(Action::Read);
         actions.push(Action::SendAhead(to));
@@ -293,6 +296,7 @@ impl Page<'_> {
             | Message::Installed
             | Message::Dropped
             | Message::Return
+            | Message::Unwritten
             | Message::Have(_) => match &mut self.entry {
                 Some(entry) => entry.receive(from, message, outbox),
                 None => Err(Illegal("this node is not the home of the page")),

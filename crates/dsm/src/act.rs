@@ -112,6 +112,7 @@ impl Core {
             Action::Demoted(_) => {}
             Action::Fail => return Err(Failure::Here(DsmError::Lost(self.lost.first()))),
             Action::Queued => self.stats.waits.add(1),
+            Action::LentToWrite => self.stats.lent_to_write.add(1),
             Action::Zeroed => {}
         }
         self.tape.acted(&action, place);

@@ -165,10 +165,13 @@ impl Core {
         };
         let zero_block = u64::from(options.zero_block).clamp(1, most);
         Self {
-            rules: Rules::new(
-                config.me,
-                pool.as_ref().map_or(0, |_| options.promote_after),
-            ),
+            rules: Rules {
+                migratory: options.migratory,
+                ..Rules::new(
+                    config.me,
+                    pool.as_ref().map_or(0, |_| options.promote_after),
+                )
+            },
             nodes: config.nodes,
             hold_us: options.hold_us,
             zero_block,

@@ -55,6 +55,10 @@ pub struct Counters {
     pub read_ahead_sent: u64,
     /// Pages that this node asked for before a thread faulted on them.
     pub prefetched: u64,
+    /// Reads of other nodes, of pages of this home, that got the right to write as well.
+    pub lent_to_write: u64,
+    /// First writes here that needed nobody because of that.
+    pub upgrades_saved: u64,
     /// Copies dropped here because another node writes.
     pub invalidations: u64,
     /// Pages of which this node is the home that moved into the pool.
@@ -113,6 +117,8 @@ impl Counters {
             ("zero_range_pages", self.zero_range_pages),
             ("read_ahead_sent", self.read_ahead_sent),
             ("prefetched", self.prefetched),
+            ("lent_to_write", self.lent_to_write),
+            ("upgrades_saved", self.upgrades_saved),
             ("invalidations", self.invalidations),
             ("promotions", self.promotions),
             ("pool_pages", self.pool_pages),

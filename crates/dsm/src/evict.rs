@@ -148,7 +148,7 @@ impl Core {
                 let record = &mut chunk.pages[index];
                 let here = match record.node.state {
                     NodeState::Shared => true,
-                    NodeState::Exclusive => !copies,
+                    NodeState::Exclusive | NodeState::Clean => !copies,
                     NodeState::Invalid | NodeState::Pooled => false,
                 };
                 let free = record.node.pending.is_none() && !record.node.returning;

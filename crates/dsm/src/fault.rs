@@ -60,10 +60,15 @@ impl Core {
         let record = &mut chunk.pages[index];
         match (record.node.state, access) {
             (state @ (NodeState::Exclusive | NodeState::Pooled), _)
-            | (state @ NodeState::Shared, Access::Read) => {
+            | (state @ (NodeState::Shared | NodeState::Clean), Access::Read) => {
                 self.stats.faults_stale.add(1);
                 self.tape.fault(Kind::Stale, segment.first + offset, &fault);
                 return self.settle(segment, offset, state, fault);
+            }
+            (NodeState::Clean, Access::Write) => {
+                self.stats.upgrades_saved.add(1);
+                let event = Event::Fault(access);
+                return self.handle_locked(segment, offset, &mut chunk, index, event, scratch);
             }
             _ if record.node.pending.is_some() => {
                 self.tape.fault(Kind::Join, segment.first + offset, &fault);
@@ -126,7 +131,7 @@ impl Core {
                 return Ok(uffd.unprotect(fault.address, PAGE)?)
             }
             NodeState::Exclusive => uffd.zero(fault.address, PAGE)? != Fill::Complete,
-            NodeState::Shared if !fault.protected => {
+            NodeState::Shared | NodeState::Clean if !fault.protected => {
                 uffd.copy(fault.address, &ZERO_PAGE, true)? != Fill::Complete
             }
             _ => true,

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 /// Kinds of frames that belong to the engine; a channel that carries more than pages passes these to
 /// [`Engine::on_frame`](crate::Engine::on_frame).
-pub const FRAME_KINDS: RangeInclusive<u16> = GET..=TURN;
+pub const FRAME_KINDS: RangeInclusive<u16> = GET..=UNWRITTEN;
 
 const GET: u16 = 0x0D01;
 const DISCARD: u16 = 0x0D02;
@@ -38,6 +38,7 @@ const FAILED: u16 = 0x0D17;
 pub(crate) const ROOM: u16 = 0x0D18;
 /// Not about a page: the tag says what.
 pub(crate) const TURN: u16 = 0x0D19;
+const UNWRITTEN: u16 = 0x0D1A;
 
 /// Tag of `FETCH`: this bit is the access, the others are the node.
 const FETCH_WRITE: u16 = 1 << 15;
@@ -87,6 +88,7 @@ impl Frame {
                 None,
             ),
             Message::Failed => (FAILED, 0, None),
+            Message::Unwritten => (UNWRITTEN, 0, None),
             Message::Contents { access, zero } => (
                 CONTENTS,
                 access_bit(access) | if zero { CONTENTS_ZERO } else { 0 },
@@ -215,6 +217,7 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (HAVE, 0) => Message::Have(None),
         (HAVE, tag) => Message::Have(Some(access(tag - 1)?)),
         (FAILED, 0) => Message::Failed,
+        (UNWRITTEN, 0) => Message::Unwritten,
         (kind @ (CONTENTS | READ_AHEAD | KEEP), tag) => {
             let (access, zero) = (access(tag & 1)?, tag & CONTENTS_ZERO != 0);
             let more = usize::from(tag >> MORE_SHIFT);
@@ -277,6 +280,7 @@ mod tests {
             Message::Discard,
             Message::Installed,
             Message::Dropped,
+            Message::Unwritten,
             Message::GrantZero,
             Message::GiveZero,
             Message::ReadAhead { zero: false },

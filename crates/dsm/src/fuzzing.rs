@@ -67,6 +67,7 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
         Message::Discard,
         Message::Installed,
         Message::Dropped,
+        Message::Unwritten,
         Message::GrantZero,
         Message::GiveZero,
         Message::Discarded,

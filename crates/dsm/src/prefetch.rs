@@ -69,7 +69,7 @@ impl Core {
         let lacking = match node.state {
             NodeState::Invalid => true,
             NodeState::Shared => access == Access::Write,
-            NodeState::Exclusive | NodeState::Pooled => false,
+            NodeState::Exclusive | NodeState::Clean | NodeState::Pooled => false,
         };
         if !lacking || node.pending.is_some() {
             return false;

@@ -290,7 +290,7 @@ impl Room {
 }
 
 pub(crate) fn is_here(page: NodePage) -> bool {
-    matches!(page.state, NodeState::Shared | NodeState::Exclusive)
+    !matches!(page.state, NodeState::Invalid | NodeState::Pooled)
 }
 
 impl Core {

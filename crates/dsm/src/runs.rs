@@ -117,7 +117,7 @@ impl Core {
         let here = {
             let (chunk, index) = segment.lock(offset);
             let state = chunk.pages[index].node.state;
-            matches!(state, NodeState::Shared | NodeState::Exclusive)
+            !matches!(state, NodeState::Invalid | NodeState::Pooled)
         };
         if !here {
             return ALONE;
@@ -158,7 +158,7 @@ impl Core {
     ) -> Result<(), Failure> {
         let mut next = pages.start;
         while next < pages.end {
-            let (mut chunk, index) = segment.lock(next);
+            let (mut chunk, index) = self.lock_watched(segment, next)?;
             let left = (CHUNK_PAGES - index) as u64;
             let part = next..pages.end.min(next + left.min(RUN_PAGES));
             next = part.end;
@@ -272,7 +272,7 @@ fn is_quiet(state: NodeState, entry: &HomePage, address: u64) -> bool {
     match state {
         NodeState::Shared => entry.changes() <= 1, // the change that made it shared
         NodeState::Exclusive => entry.changes() == 0 && !memory::looks_empty(address),
-        NodeState::Invalid | NodeState::Pooled => false,
+        NodeState::Clean | NodeState::Invalid | NodeState::Pooled => false,
     }
 }
 

@@ -301,8 +301,8 @@ fn illegal_frames_are_errors_and_nothing_else() {
             };
             engine.on_frame(NodeId(1), header, payload)
         };
-        // Of these, an empty frame is a hint that may come at any time: return, what a node has, room.
-        let hints = [0x0D0F, 0x0D16, 0x0D18];
+        // Of these, an empty frame is a hint that may come at any time: return, what a node has, room, unwritten.
+        let hints = [0x0D0F, 0x0D16, 0x0D18, 0x0D1A];
         for kind in lev_dsm::FRAME_KINDS.skip(2) {
             for payload in [&[][..], &[1, 2, 3, 4], &[0; 4096]] {
                 if payload.is_empty() && hints.contains(&kind) {

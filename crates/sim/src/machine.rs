@@ -371,7 +371,7 @@ impl<W: Workload> Machine<W> {
                 self.tally.promotions += 1;
                 after
             }
-            Action::DiscardDone | Action::Zeroed | Action::Queued => after,
+            Action::DiscardDone | Action::Zeroed | Action::Queued | Action::LentToWrite => after,
             // Pages neither go to make room nor leave the pool here, and no node is lost.
             Action::SendKeep(_)
             | Action::UnmapSlot(_)

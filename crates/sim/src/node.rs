@@ -61,7 +61,7 @@ impl Node {
         let state = self.copies.get(&page).map(|copy| copy.page.state);
         match state {
             Some(NodeState::Exclusive | NodeState::Pooled) => true,
-            Some(NodeState::Shared) => access == Access::Read,
+            Some(NodeState::Shared | NodeState::Clean) => access == Access::Read,
             Some(NodeState::Invalid) | None => false,
         }
     }

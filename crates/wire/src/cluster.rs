@@ -111,6 +111,8 @@ pub struct EngineOptions {
     pub prefetch: u32,
     /// Blocks that only their home has touched are left to the kernel, which can back them with huge pages.
     pub huge_pages: bool,
+    /// Who asks to read a page that its readers write next gets the right to write it at once.
+    pub migratory: bool,
     /// Most guest memory that each node keeps resident, bytes; 0: no limit.
     pub node_memory: u64,
 }
@@ -125,6 +127,7 @@ impl Default for EngineOptions {
             read_ahead: 128,
             prefetch: 16,
             huge_pages: true,
+            migratory: true,
             node_memory: 0,
         }
     }

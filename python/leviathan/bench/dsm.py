@@ -138,12 +138,20 @@ class Bench:
             home.ask("touch", **whole, access="write")
             ns = other.ask("touch", **whole, access="write")["ns"]
             self.figure("write", "write fault", floor_of="local_write + local_take + tcp_page").add_times(ns, write)
-            home.ask("touch", **whole, access="read-write")
-            ns = other.ask("touch", **whole, access="read-write")["ns"]
-            self.figure("migratory", "migratory page: read, then written", floor_of="one write fault").add_times(
-                ns, write
-            )
             self.duel(team, write)
+        self.migratory(write)
+
+    def migratory(self, floor: float) -> None:
+        """Pages that one node reads and writes after the other, without and with the engine's eye for that."""
+        whole: dict[str, Any] = {"first": 0, "pages": self.pages, "access": "read-write"}
+        for switch in (False, True):
+            with Team(2, [(self.pages, 0)], {"read_ahead": 0, "prefetch": 0, "migratory": switch}) as team:
+                for number in (0, 1, 0):
+                    team[number].ask("touch", **whole)
+                ns = team[1].ask("touch", **whole)["ns"]
+            name, more = ("migratory", "") if switch else ("migratory_off", ", engine.migratory off")
+            title = f"migratory page: read, then written{more}"
+            self.figure(name, title, floor_of="one write fault").add_times(ns, floor)
 
     def duel(self, team: Team, floor: float) -> None:
         """Two writers that both want the same page, without and with taking turns."""

@@ -73,6 +73,8 @@ class Engine(Strict):
     """Most pages asked for at once while faults run through memory; 0: only the faulting one."""
     huge_pages: bool | None = None
     """Blocks of 2 MiB that only their home has touched are left to the kernel, which can back them with huge pages."""
+    migratory: bool | None = None
+    """Who asks to read a page that its readers write next gets the right to write it at once."""
 
 
 class Timeouts(Strict):

@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     /// The home gives away copies that nobody asked for, at any time that the protocol allows: as if a neighbour of the
     /// page had just been asked for.
     pub(crate) unasked: bool,
+    /// Readers of migratory pages get the right to write.
+    pub(crate) migratory: bool,
     /// Nodes may give pages back at any time.
     pub(crate) returns: bool,
     /// Whom the home may choose to keep a page that was given back.
@@ -59,6 +61,7 @@ impl Cluster {
             discards: 0,
             holds: true,
             unasked: false,
+            migratory: false,
             returns: false,
             keepers: vec![],
             losses: vec![],

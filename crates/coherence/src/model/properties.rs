@@ -77,6 +77,12 @@ pub(super) fn all() -> Vec<Property<Cluster>> {
             },
         ),
         Property::sometimes(
+            "a reader may write, and has not",
+            |cluster: &Cluster, state: &State| {
+                !cluster.migratory || state.any(|held| held.page.state == NodeState::Clean)
+            },
+        ),
+        Property::sometimes(
             "all nodes use the pool",
             |cluster: &Cluster, state: &State| {
                 cluster.promote_after == 0
@@ -181,7 +187,7 @@ impl State {
         !self.any(|held| {
             let expected = match held.page.state {
                 NodeState::Invalid | NodeState::Pooled => None,
-                NodeState::Shared => Some(false),
+                NodeState::Shared | NodeState::Clean => Some(false),
                 NodeState::Exclusive => Some(true),
             };
             let mapped = held.page.state == NodeState::Pooled;
@@ -219,7 +225,10 @@ impl State {
                 let (id, held) = (NodeId(index as u16), pages[page].page.state);
                 match state {
                     HomeState::Zero | HomeState::Gone => held == NodeState::Invalid,
-                    HomeState::Owned(owner) => (held == NodeState::Exclusive) == (*owner == id),
+                    HomeState::Owned(owner) => {
+                        let owns = matches!(held, NodeState::Exclusive | NodeState::Clean);
+                        owns == (*owner == id)
+                    }
                     HomeState::Shared(set) => (held == NodeState::Shared) == set.contains(id),
                     HomeState::Pooled { users, .. } => {
                         (held == NodeState::Pooled) == users.contains(id)

@@ -135,6 +135,7 @@ impl State {
     pub(crate) fn rules(cluster: &Cluster, at: usize) -> Rules {
         let mut rules = Rules::new(NodeId(at as u16), cluster.promote_after);
         rules.mutation = cluster.mutation;
+        rules.migratory = cluster.migratory;
         rules
     }
 
@@ -273,6 +274,7 @@ impl State {
             | Action::Promoted(_)
             | Action::Demoted(_)
             | Action::Queued
+            | Action::LentToWrite
             | Action::Fail => {}
         }
         self.broken = self.broken.or(broken);
@@ -373,6 +375,7 @@ fn touches_memory(action: &Action) -> bool {
             | Action::Promoted(_)
             | Action::Demoted(_)
             | Action::Queued
+            | Action::LentToWrite
             | Action::Wake
             | Action::Fail
     )

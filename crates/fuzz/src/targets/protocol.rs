@@ -54,7 +54,7 @@ fn message(what: u8, operand: u8) -> Message {
         Access::Write
     };
     let zero = operand & 2 != 0;
-    match what % 21 {
+    match what % 23 {
         0 => Message::Get(access),
         1 => Message::Discard,
         2 => Message::Installed,
@@ -82,6 +82,7 @@ fn message(what: u8, operand: u8) -> Message {
         19 => Message::Keep { zero },
         // `Ask` comes with the loss itself, below.
         20 => Message::Failed,
+        21 => Message::Unwritten,
         _ => Message::Contents { access, zero },
     }
 }
