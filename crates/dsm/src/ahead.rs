@@ -7,7 +7,7 @@
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::{self, Frame};
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
-use lev_coherence::{Access, Illegal, Message, NodeState, Page, Slot, Surroundings};
+use lev_coherence::{Access, Illegal, Message, Page, Slot, Surroundings};
 use lev_wire::{NodeId, PageNumber};
 use std::collections::HashMap;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use crate::core::{Ask, Core, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::frames::Frame;
 use crate::memory;
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
-use lev_coherence::{Action, HomePage, NodeState, Page};
+use lev_coherence::{Action, HomePage, Message, NodeState, Page};
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -233,6 +233,9 @@ impl Core {
             let frame = Frame::read_ahead(segment.first + first, pages, zero);
             let contents = if zero { &[][..] } else { alike.as_flattened() };
             self.send_frame(to, &frame, contents);
+            let message = Message::ReadAhead { zero };
+            (first..first + pages)
+                .for_each(|page| self.tape.sent(to, segment.first + page, message));
             let sent = if zero {
                 &self.stats.zero_pages_sent
             } else {
@@ -262,6 +265,7 @@ impl Core {
         };
         fills.into_iter().try_for_each(filled)?;
         self.stats.pages_received.add(run.end - run.start);
+        run.for_each(|page| self.tape.came_ahead(segment.first + page, zero));
         Ok(())
     }
 }

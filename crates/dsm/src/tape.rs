@@ -138,8 +138,16 @@ impl Tape {
             Action::Queued => (Kind::Wait, 0),
             _ => return,
         };
-        let flags = flags | if place.unasked { flag::UNASKED } else { 0 };
         self.put(kind, place.page, flags, NodeId::HEAD, 0);
+    }
+
+    /// A copy for reading came that nobody here asked for.
+    #[inline]
+    pub(crate) fn came_ahead(&self, page: PageNumber, zero: bool) {
+        if self.on.load(Ordering::Relaxed) {
+            let flags = flag::UNASKED | if zero { flag::ZERO } else { 0 };
+            self.put(Kind::Grant, page, flags, NodeId::HEAD, 0);
+        }
     }
 
     /// Where the pages of a segment are at home.
