@@ -92,6 +92,7 @@ fn both_sides_of_a_fault_are_in_the_trace() {
                 Kind::Upgrade,
                 Kind::Grant,
                 Kind::Protect,
+                Kind::Drop, // it was the page's second reader and then its writer: whoever reads it next has it alone
                 Kind::Send
             ]
         );
