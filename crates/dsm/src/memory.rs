@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 const PAGE: u64 = PAGE_SIZE as u64;
 /// include/uapi/asm-generic/mman-common.h, since Linux 6.1.
 const MADV_COLLAPSE: i32 = 25;
+/// The same header, since Linux 5.14.
+const MADV_POPULATE_WRITE: i32 = 23;
 const COLLAPSE_TRIES: u32 = 3;
 
 /// The bytes of a page, aligned like one.
@@ -73,9 +75,17 @@ pub(crate) fn allow_huge_pages(start: u64, len: u64) -> Result<(), DsmError> {
     advise_huge_pages(start, len, libc::MADV_HUGEPAGE, "madvise(MADV_HUGEPAGE)")
 }
 
-/// Puts a huge page where pages of 4 KiB are, or none. Without one (a kernel before 6.1, no huge page free) all works as
-/// well, only slower.
+/// Puts a huge page where pages of 4 KiB are, or none; the first page is there. Without one (a kernel before 6.1, no huge
+/// page free) all works as well, only slower.
 pub(crate) fn collapse(start: u64, len: u64) {
+    // A page that has left userfaultfd may be written only after the next fault (change_pte_range() in mm/mprotect.c takes
+    // the right with the mark), and a block without a page that may be written stays as it is (hpage_collapse_scan_pmd()).
+    let _ = madvise(
+        start,
+        PAGE,
+        MADV_POPULATE_WRITE,
+        "madvise(MADV_POPULATE_WRITE)",
+    );
     // A page that a thread touches meanwhile is busy for a moment.
     for _ in 0..COLLAPSE_TRIES {
         if madvise(start, len, MADV_COLLAPSE, "madvise(MADV_COLLAPSE)").is_ok() {

@@ -62,6 +62,54 @@ fn pages_of_a_block_that_its_home_never_touched_are_zero() {
     });
 }
 
+/// KiB of the mapping around an address that huge pages hold, as the kernel tells (`AnonHugePages` in smaps).
+fn huge_kib(address: u64) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in text.lines() {
+        let word = line.split(' ').next().unwrap();
+        if let Some((start, end)) = word.split_once('-') {
+            let number = |text| u64::from_str_radix(text, 16).unwrap();
+            inside = (number(start)..number(end)).contains(&address);
+        } else if inside && word == "AnonHugePages:" {
+            let kib = line.split_whitespace().nth(1).unwrap();
+            return kib.parse().unwrap();
+        }
+    }
+    0
+}
+
+fn collapses() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|word| word.parse().unwrap_or(0u32));
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    let huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+    huge && version >= (6, 1)
+}
+
+#[test]
+fn a_block_that_only_its_home_touches_is_a_huge_page_from_its_first_touch() {
+    if !collapses() {
+        println!("skipped: a kernel before 6.1, or without transparent huge pages, makes none of 4 KiB pages");
+        return;
+    }
+    run(&Cluster::start(shape(2)), |cluster| {
+        let (home, other) = (&cluster.nodes[0], &cluster.nodes[1]);
+        assert_eq!(home.read(BLOCK + 3, 0), 0);
+        home.write(3, 0, 1);
+        // Who touched it goes on before its engine has made one page of it.
+        let all = || (0..2).all(|block| huge_kib(home.address(block * BLOCK) as u64) >= 2048);
+        for _ in 0..500 {
+            if all() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(all(), "no huge page after 5 s");
+        assert_eq!(other.read(3, 0), 1);
+    });
+}
+
 #[test]
 fn a_discarded_block_is_zero_and_may_leave_again() {
     run(&Cluster::start(shape(1)), |cluster| {
