@@ -54,6 +54,15 @@ def test_a_pool_of_the_users_is_named_to_all_nodes(tmp_path: Path) -> None:
     assert whole["pool"] == {"path": str(file), "len": 1 << 20}
 
 
+def test_pages_stay_longer_where_processors_are_emulated_unless_somebody_says_how_long() -> None:
+    def engine(lab: bool, **engine: int) -> object:
+        machine = Machine(engine=engine)
+        return cluster_file(machine, Identity.new(), ["a:1"], pooled=True, lab=lab, events="", report="")["engine"]
+
+    assert [engine(False), engine(True)] == [{}, {"hold_us": 1000}]
+    assert engine(True, hold_us=7) == {"hold_us": 7}
+
+
 def test_a_pool_that_cannot_be_used_is_refused_before_the_start(tmp_path: Path) -> None:
     file = tmp_path / "pool"
     file.write_bytes(bytes(1 << 20))

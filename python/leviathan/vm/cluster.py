@@ -15,6 +15,9 @@ __all__ = ["Identity", "cluster_file", "masked", "secret_file"]
 
 SCHEMA = 1
 MASK = "*" * 64
+LAB_HOLD_US = 1000
+"""How long a granted page stays in the lab at least. Its processor is emulated: from the grant to the instruction that
+needs the page it takes some 20 times as long as on a real one, and a page that leaves before comes in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ def cluster_file(
     workers: Sequence[str],
     *,
     pooled: bool,
+    lab: bool = False,
     events: str,
     report: str,
     kept: Sequence[str] = (),
@@ -47,8 +51,8 @@ def cluster_file(
     """The description as a table.
 
     ``workers`` are the addresses at which nodes 1, 2, … listen; ``pooled``: they have a pool for hot pages, which the
-    head makes unless it has a path. ``kept``: files on the head's host whose contents are guest memory
-    that outlives the VM. ``trace``: where the head writes its trace when somebody wants one.
+    head makes unless it has a path. ``lab``: their processors are emulated. ``kept``: files on the head's host whose
+    contents are guest memory that outlives the VM. ``trace``: where the head writes its trace when somebody wants one.
     """
     addresses = [None, *workers]
     nodes = [
@@ -64,16 +68,18 @@ def cluster_file(
         "memory": [asdict(home) for home in homes(machine)],
         "pool": pool,
         "encrypt": machine.encrypt,
-        "engine": _engine(machine),
+        "engine": _engine(machine, lab),
         "events": events,
         "report": report,
     }
     return described | ({"kept": list(kept)} if kept else {}) | ({"trace": trace} if trace else {})
 
 
-def _engine(machine: Machine) -> dict[str, int]:
+def _engine(machine: Machine, lab: bool) -> dict[str, int]:
     """What differs from the engine's defaults."""
     options = machine.engine.model_dump() | {"node_memory": machine.node_memory}
+    if lab and options["hold_us"] is None:
+        options["hold_us"] = LAB_HOLD_US
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -195,6 +195,7 @@ class Life:
                 identity,
                 addresses,
                 pooled=pooled(machine, placement.choice),
+                lab=placement.choice.lab,
                 events=files.events,
                 report=files.report,
                 kept=[str(file) for file in files_of(placement.machine or machine)],

@@ -109,6 +109,7 @@ def make_plan(machine: Machine, source: str = "machine") -> dict[str, Any]:
             Identity("0" * 32, ""),
             addresses,
             pooled=pooled(machine, choice),
+            lab=choice.lab,
             events=files.events,
             report=files.report,
             kept=[str(file) for file in files_of(there)],
