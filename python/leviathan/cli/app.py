@@ -11,6 +11,7 @@ import typer
 from leviathan import __version__
 from leviathan.cli import named
 from leviathan.cli.bench_dsm import bench_dsm
+from leviathan.cli.bench_guest import bench_guest
 from leviathan.cli.bench_sim import bench_sim
 from leviathan.cli.bench_soak import bench_kills, bench_soak
 from leviathan.cli.cmdline import QEMU_WORDS, import_command, qemu_command
@@ -61,6 +62,7 @@ app = typer.Typer(
 bench_app = typer.Typer(name="bench", help="Measure.", no_args_is_help=True)
 app.add_typer(bench_app)
 bench_app.command("dsm")(bench_dsm)
+bench_app.command("guest")(bench_guest)
 bench_app.command("sim")(bench_sim)
 bench_app.command("soak")(bench_soak)
 bench_app.command("kills")(bench_kills)

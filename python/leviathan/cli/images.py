@@ -48,7 +48,7 @@ def list_images(as_json: AsJson = False) -> None:
 
 @app.command()
 def get(
-    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools", help="What to fetch.")],
+    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools|workloads", help="What to fetch.")],
     suite: Annotated[
         str | None, typer.Option("--suite", metavar="NAME", help="Such as trixie, sid; default: the system's own.")
     ] = None,
@@ -116,7 +116,7 @@ def initramfs(
 
 @app.command()
 def remove(
-    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools", help="What to delete.")],
+    kind: Annotated[str, typer.Argument(metavar="qemu|kernel|tools|workloads", help="What to delete.")],
     suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="Of which suite.")],
     arch: Annotated[str, typer.Option("--arch", metavar="amd64|arm64", help="For guests of which kind.")] = "amd64",
 ) -> None:

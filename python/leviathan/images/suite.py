@@ -42,7 +42,9 @@ FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 QEMU = {"amd64": ("qemu-system-x86", "qemu-system-x86_64"), "arm64": ("qemu-system-arm", "qemu-system-aarch64")}
 """Per guest architecture: the package, and the program in it."""
 TOOLS = ("cxl", "ndctl", "daxctl", "numactl", "e2fsprogs", "busybox-static")
-KINDS = ("qemu", "kernel", "tools")
+WORKLOADS = ("stress-ng", "redis-server", "redis-tools", "zstd")
+"""What `lev bench guest` runs in its guests."""
+KINDS = ("qemu", "kernel", "tools", "workloads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,17 @@ def _tools(apt: Apt, architecture: str) -> tuple[list[str], str]:
     return list(TOOLS), _version(apt, TOOLS[0])
 
 
-_PLANS: dict[str, Callable[[Apt, str], tuple[list[str], str]]] = {"qemu": _qemu, "kernel": _kernel, "tools": _tools}
+def _workloads(apt: Apt, architecture: str) -> tuple[list[str], str]:
+    del architecture
+    return list(WORKLOADS), _version(apt, WORKLOADS[0])
+
+
+_PLANS: dict[str, Callable[[Apt, str], tuple[list[str], str]]] = {
+    "qemu": _qemu,
+    "kernel": _kernel,
+    "tools": _tools,
+    "workloads": _workloads,
+}
 
 
 def _version(apt: Apt, name: str) -> str:

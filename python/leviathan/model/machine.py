@@ -12,6 +12,7 @@ from leviathan.model.cxl import Cxl
 from leviathan.model.devices import Disk, Display, Network
 from leviathan.model.platform import Accel, Arch, Cpu, CpuField, MachineType, NumaNode
 from leviathan.model.sizes import GIB, MIB, Size, format_size, parse_size
+from leviathan.model.switches import Switch
 
 __all__ = ["MAX_NODES", "Engine", "LabOptions", "Machine", "NodeShare", "Pool", "Timeouts"]
 
@@ -49,7 +50,7 @@ class NodeShare(Strict):
 class Pool(Strict):
     """Memory that all nodes map, for pages whose ownership bounces."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, Switch(off=False, counter="promotions")] = True
     size: Size = 64 * MIB
     path: Annotated[str, Field(pattern=r"^/[^\n]+$")] | None = None
     """A file or DAX device that every node's machine has under this name: memory that they truly share, such as a
@@ -57,23 +58,26 @@ class Pool(Strict):
 
 
 class Engine(Strict):
-    """Tunables of the coherence engine; ``None`` leaves the engine's default."""
+    """Tunables of the coherence engine; ``None`` leaves the engine's default.
+
+    What switches a part of it off bears a ``Switch``: `lev bench guest` measures what each of them gains.
+    """
 
     promote_after: Annotated[int, Field(ge=1)] | None = None
     """Move a page into the pool after so many ownership changes."""
-    hold_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    hold_us: Annotated[int, Field(ge=0, le=1_000_000), Switch(off=0, counter="holds")] | None = None
     """Shortest time that a granted page stays, microseconds."""
     stripes: Annotated[int, Field(ge=1, le=64)] | None = None
     """userfaultfd contexts that guest memory is striped over."""
-    zero_block: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
+    zero_block: Annotated[int, Field(ge=1, le=1 << 18), Switch(off=1, counter="zero_range_pages")] | None = None
     """Largest zero-fill at once, pages."""
-    read_ahead: Annotated[int, Field(ge=0, le=512)] | None = None
+    read_ahead: Annotated[int, Field(ge=0, le=512), Switch(off=0, counter="read_ahead_sent")] | None = None
     """Most pages sent along with one that is read, while reads go on in order; 0: none."""
-    prefetch: Annotated[int, Field(ge=0, le=64)] | None = None
+    prefetch: Annotated[int, Field(ge=0, le=64), Switch(off=0, counter="prefetched")] | None = None
     """Most pages asked for at once while faults run through memory; 0: only the faulting one."""
-    huge_pages: bool | None = None
+    huge_pages: Annotated[bool, Switch(off=False, counter="blocks_loosened")] | None = None
     """Blocks of 2 MiB that only their home has touched are left to the kernel, which can back them with huge pages."""
-    migratory: bool | None = None
+    migratory: Annotated[bool, Switch(off=False, counter="upgrades_saved")] | None = None
     """Who asks to read a page that its readers write next gets the right to write it at once."""
 
 
