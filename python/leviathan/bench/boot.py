@@ -18,7 +18,7 @@ from rich.table import Table
 
 from leviathan import __version__
 from leviathan.cli.tables import print_table
-from leviathan.errors import LeviathanError, UsageError
+from leviathan.errors import Interrupted, LeviathanError, UsageError
 from leviathan.model import Machine, make_machine
 from leviathan.vm.life import Life
 from leviathan.vm.prepare import Work
@@ -81,6 +81,8 @@ def _one(machine: Machine, kind: Kind, title: str, progress: Progress) -> None:
             life.start()
             life.wait_end(variant.timeouts.boot)
             life.stop()
+    except Interrupted:
+        raise
     except LeviathanError as error:
         kind.failures.append(error.message)
         progress.note(f"failed: {error.message}")
