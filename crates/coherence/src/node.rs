@@ -21,6 +21,20 @@ pub enum NodeState {
     Pooled,
 }
 
+impl NodeState {
+    /// There is a copy of this node's own, outside of the pool.
+    #[must_use]
+    pub fn has_copy(self) -> bool {
+        !matches!(self, Self::Invalid | Self::Pooled)
+    }
+
+    /// No other node has a copy, and this one may write without asking.
+    #[must_use]
+    pub fn is_sole(self) -> bool {
+        matches!(self, Self::Exclusive | Self::Clean)
+    }
+}
+
 /// A page on one node. Three bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodePage {
@@ -64,7 +78,7 @@ impl NodePage {
 
     /// This node has no room for its copy; whether the home was told so now.
     pub(crate) fn give_back(&mut self, home: NodeId, outbox: &mut Outbox<'_>) -> bool {
-        let held = !matches!(self.state, NodeState::Invalid | NodeState::Pooled);
+        let held = self.state.has_copy();
         if !held || self.pending.is_some() || self.returning || outbox.is_lost(home) {
             return false;
         }

@@ -171,8 +171,8 @@ impl Page<'_> {
         let Some(entry) = self.entry.as_deref_mut() else {
             return false;
         };
-        let may_write = matches!(self.node.state, NodeState::Exclusive | NodeState::Clean);
-        if (may_write && surroundings.held()) || !entry.share_ahead(to, self.rules) {
+        if (self.node.state.is_sole() && surroundings.held()) || !entry.share_ahead(to, self.rules)
+        {
             return false;
         }
         if self.node.state == NodeState::Exclusive {

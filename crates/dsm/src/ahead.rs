@@ -7,11 +7,10 @@
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::{self, Frame};
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
+use crate::streams::Streams;
 use lev_coherence::{Access, Illegal, Message, Page, Slot, Surroundings};
 use lev_wire::{NodeId, PageNumber};
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// Pages that a first touch from elsewhere gets at once. Few: they belong to the node that touches them from then on.
 const FIRST_ZEROES: u64 = 16;
@@ -28,9 +27,7 @@ pub(crate) struct Appetite {
     most: u64,
     /// Pages between requests that belong together.
     near: u64,
-    /// Runs of requests told apart.
-    streams: usize,
-    nodes: Mutex<HashMap<NodeId, Vec<Stream>>>,
+    streams: Streams<Stream>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,8 +43,7 @@ impl Appetite {
             factor,
             most,
             near,
-            streams,
-            nodes: Mutex::default(),
+            streams: Streams::new(streams),
         }
     }
 
@@ -67,23 +63,14 @@ impl Appetite {
         if self.most <= 1 {
             return (1, false);
         }
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = nodes.entry(node).or_default();
         let near = |stream: &Stream| stream.last.abs_diff(page) <= self.near.max(stream.window);
-        let (window, upwards) = match streams.iter().position(near) {
-            Some(at) => {
-                let stream = streams.remove(at);
-                (
-                    (stream.window * self.factor).min(self.most),
-                    page > stream.last,
-                )
-            }
-            None => (self.first, false),
-        };
-        // Latest first, so that the one that was not used for longest is forgotten.
-        streams.truncate(self.streams - 1);
-        streams.insert(0, Stream { last: page, window });
-        (window, upwards)
+        self.streams.advance(node, near, |known| {
+            let (window, upwards) = known.map_or((self.first, false), |stream| {
+                let window = (stream.window * self.factor).min(self.most);
+                (window, page > stream.last)
+            });
+            ((window, upwards), Stream { last: page, window })
+        })
     }
 }
 

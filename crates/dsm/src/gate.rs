@@ -111,8 +111,7 @@ impl Core {
 
     /// How long this node's turn keeps the page: one of its set, granted in this turn, that it may write.
     pub(crate) fn turn_keeps_us(&self, page: PageNumber, record: &PageRecord) -> u64 {
-        let may_write = matches!(record.node.state, NodeState::Exclusive | NodeState::Clean);
-        if !may_write || record.granted_us == 0 {
+        if !record.node.state.is_sole() || record.granted_us == 0 {
             return 0;
         }
         match self.turn_left_us() {

@@ -32,6 +32,7 @@ mod runs;
 mod segment;
 mod siege;
 mod stats;
+mod streams;
 mod tape;
 pub mod threads;
 mod turns;

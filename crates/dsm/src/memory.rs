@@ -169,11 +169,7 @@ pub(crate) fn resident_run(address: u64, pages: u64) -> Result<[bool; CHUNK_PAGE
 }
 
 fn resident(address: u64) -> Result<bool, DsmError> {
-    let mut answer = 0u8;
-    // SAFETY: mincore writes one byte per page asked about, here one, into `answer`.
-    let result = unsafe { libc::syscall(libc::SYS_mincore, address, PAGE, &mut answer as *mut u8) };
-    call("mincore", address, result)?;
-    Ok(answer & 1 == 1)
+    Ok(resident_run(address, 1)?[0])
 }
 
 /// Whether the page is present or swapped out: `mincore` does not see swapped pages.

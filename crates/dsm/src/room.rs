@@ -7,7 +7,7 @@
 use crate::core::{Core, Failure};
 use crate::frames::Frame;
 use crate::segment::Chunk;
-use lev_coherence::{NodePage, NodeState};
+use lev_coherence::NodePage;
 use lev_wire::NodeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -290,7 +290,7 @@ impl Room {
 }
 
 pub(crate) fn is_here(page: NodePage) -> bool {
-    !matches!(page.state, NodeState::Invalid | NodeState::Pooled)
+    page.state.has_copy()
 }
 
 impl Core {

@@ -9,11 +9,10 @@ use crate::core::{Ask, Core, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::frames::Frame;
 use crate::memory;
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
+use crate::streams::Streams;
 use lev_coherence::{Action, HomePage, Message, NodeState, Page};
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// Pages that travel in one frame at most: while the receiver puts one frame in place, the next one is on its way.
 pub(crate) const RUN_PAGES: u64 = 32;
@@ -29,7 +28,7 @@ const STREAMS: usize = 128;
 /// How far copies go ahead: 1, 4, 16 pages while a node's reads are near each other, further while they are in order.
 pub(crate) struct Reads {
     most: u64,
-    nodes: Mutex<HashMap<NodeId, Vec<Stream>>>,
+    streams: Streams<Stream>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +58,7 @@ impl Reads {
     pub(crate) fn new(most: u64) -> Self {
         Self {
             most,
-            nodes: Mutex::default(),
+            streams: Streams::new(STREAMS),
         }
     }
 
@@ -68,24 +67,17 @@ impl Reads {
         if self.most <= 1 {
             return ALONE;
         }
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = nodes.entry(node).or_default();
         let near = |stream: &Stream| {
             page == stream.end || stream.last.abs_diff(page) <= NEAR.max(stream.window)
         };
-        let stream = match streams.iter().position(near) {
-            Some(at) => streams.remove(at),
-            None => Stream {
-                last: page,
-                window: 0,
-                end: 0,
-            },
+        let new = Stream {
+            last: page,
+            window: 0,
+            end: 0,
         };
-        let (reach, stream) = stream.next(page, offset, self.most);
-        // Latest first, so that the one that was not used for longest is forgotten.
-        streams.truncate(STREAMS - 1);
-        streams.insert(0, stream);
-        reach
+        self.streams.advance(node, near, |known| {
+            known.unwrap_or(new).next(page, offset, self.most)
+        })
     }
 }
 
@@ -116,8 +108,7 @@ impl Core {
     pub(crate) fn reach(&self, segment: &Segment, offset: u64, to: NodeId) -> Reach {
         let here = {
             let (chunk, index) = segment.lock(offset);
-            let state = chunk.pages[index].node.state;
-            !matches!(state, NodeState::Invalid | NodeState::Pooled)
+            chunk.pages[index].node.state.has_copy()
         };
         if !here {
             return ALONE;
