@@ -6,7 +6,6 @@ A boot is timed from the start of QEMU's process to the report of the guest's in
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from typing import Any
 from rich.table import Table
 
 from leviathan import __version__
+from leviathan.bench.files import write_json
 from leviathan.cli.tables import print_table
-from leviathan.errors import Interrupted, LeviathanError, UsageError
+from leviathan.errors import Interrupted, LeviathanError
 from leviathan.model import Machine, make_machine
 from leviathan.vm.life import Life
 from leviathan.vm.prepare import Work
@@ -129,7 +129,4 @@ def _write(path: Path, machine: Machine, measured: list[Kind]) -> None:
             for kind in measured
         },
     }
-    try:
-        path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json: cannot write {path}: {error.strerror}") from error
+    write_json(path, table)

@@ -7,7 +7,6 @@ page away there, one round trip of the same bytes; each is measured by itself in
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from leviathan import __version__
 from leviathan.bench.figures import Figure, figure_table, load, machine_facts, percentile
+from leviathan.bench.files import write_json
 from leviathan.bench.nodes import PAGE, BenchNode, Team
 from leviathan.cli.tables import print_table
-from leviathan.errors import UsageError
 from leviathan.vm.progress import Progress
 
 __all__ = ["Bench", "bench"]
@@ -260,8 +259,5 @@ def bench(rounds: int, pages: int, json_file: Path | None, *, quiet: bool) -> in
             "pages": pages,
             "figures": [figure.as_json() for figure in figures],
         }
-        try:
-            json_file.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--json: cannot write {json_file}: {error.strerror}") from error
+        write_json(json_file, table)
     return 0

@@ -7,7 +7,7 @@ workloads one after the other; where one fails, a new guest does the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +46,12 @@ class Configuration:
     """By round in which one guest did everything: the memory counters of all its nodes together."""
     where: dict[str, Any] = field(default_factory=dict)
     """Where the nodes of the last guest ran."""
+
+    def failed_work(self) -> Iterator[tuple[int, str, str]]:
+        """Round, workload and reason of each failure."""
+        for number, reasons in sorted(self.failures.items()):
+            for name, reason in reasons.items():
+                yield number, name, reason
 
     def pairs(self, base: Configuration, figure: str) -> list[tuple[float, float]]:
         """Own value and ``base``'s in each round that has both."""

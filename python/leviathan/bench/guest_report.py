@@ -94,9 +94,7 @@ def guest_json(bench: GuestBench, load: Mapping[str, float]) -> dict[str, Any]:
                     for figure in work.figures
                 },
                 "failures": [
-                    {"round": number, "workload": name, "reason": reason}
-                    for number, reasons in sorted(kind.failures.items())
-                    for name, reason in reasons.items()
+                    {"round": number, "workload": name, "reason": reason} for number, name, reason in kind.failed_work()
                 ],
                 "counters": _medians(kind),
             }

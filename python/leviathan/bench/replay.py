@@ -12,7 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from leviathan import __version__, _native
-from leviathan.bench.sim import PATTERNS, draw, tabulate, write
+from leviathan.bench.files import write_json, write_text
+from leviathan.bench.sim import PATTERNS, draw, tabulate
 from leviathan.cli.tables import print_table
 from leviathan.errors import LeviathanError, UsageError
 from leviathan.trace.read import Trace
@@ -79,7 +80,7 @@ def replay(
         print()
         print_table(tabulate(runs), sys.stdout)
     if svg_file is not None:
-        write("--svg", svg_file, draw(runs))
+        write_text("--svg", svg_file, draw(runs))
     if json_file is not None:
         table = {
             "schema": SCHEMA,
@@ -90,7 +91,7 @@ def replay(
             "mix": mix,
             "runs": runs,
         }
-        write("--json", json_file, json.dumps(table, indent=2) + "\n")
+        write_json(json_file, table)
     return 0
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from rich.table import Table
 
 from leviathan import __version__, _native
+from leviathan.bench.files import write_json, write_text
 from leviathan.bench.plot import Line, log_plot
 from leviathan.cli.tables import print_table
 from leviathan.errors import ConfigError, LeviathanError, UsageError
 from leviathan.vm.progress import Progress
 
-__all__ = ["NODES", "PATTERNS", "Model", "bench", "costs_from", "draw", "tabulate", "write"]
+__all__ = ["NODES", "PATTERNS", "Model", "bench", "costs_from", "draw", "tabulate"]
 
 SCHEMA = 1
 PATTERNS = {
@@ -100,7 +101,7 @@ def bench(
             runs[pattern] = list(_runs(model, pattern, nodes))
     print_table(tabulate(runs), sys.stdout)
     if svg_file is not None:
-        write("--svg", svg_file, draw(runs))
+        write_text("--svg", svg_file, draw(runs))
     if json_file is not None:
         table = {
             "schema": SCHEMA,
@@ -108,7 +109,7 @@ def bench(
             "model": model.scenario("", 0) | {"nodes": list(nodes), "pattern": list(patterns)},
             "runs": runs,
         }
-        write("--json", json_file, json.dumps(table, indent=2) + "\n")
+        write_json(json_file, table)
     return 0
 
 
@@ -159,11 +160,3 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         ],
         x_title="nodes",
     )
-
-
-def write(option: str, path: Path, text: str) -> None:
-    """Writes the file that an option names. Raises ``UsageError``."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{option}: cannot write {path}: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +24,7 @@ from leviathan.cli.options import (
     Cpus,
     Detach,
     Display,
+    FiguresFile,
     JsonFile,
     Kernel,
     LabMachines,
@@ -281,9 +281,7 @@ def bench_boot(
     on: On = None,
     qemu: Qemu = None,
     settings: Settings = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
-    ] = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Boot times: stock QEMU, one node, two nodes with the pool, two without. The ratios are the result."""
     check_json_path(json_file)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from leviathan.cli.options import Quiet, check_json_path
+from leviathan.cli.options import FiguresFile, Quiet, check_json_path
 
 __all__ = ["bench_dsm"]
 
@@ -17,9 +16,7 @@ def bench_dsm(
     pages: Annotated[
         int, typer.Option("--pages", metavar="P", min=50, max=65536, help="Samples of each kind in a round.")
     ] = 2000,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
-    ] = None,
+    json_file: FiguresFile = None,
     quiet: Quiet = False,
 ) -> None:
     """What a remote page costs here, next to what userfaultfd and TCP cost alone. Boots nothing, takes a minute."""

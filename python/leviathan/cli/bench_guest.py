@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from leviathan.cli.options import Cpus, Memory, On, Qemu, Quiet, Settings, check_json_path, machine_from
-from leviathan.errors import UsageError
+from leviathan.cli.options import Cpus, FiguresFile, Memory, On, Qemu, Quiet, Settings, check_json_path, machine_from
 
 __all__ = ["bench_guest"]
 
@@ -41,9 +38,7 @@ def bench_guest(
     on: On = None,
     qemu: Qemu = None,
     settings: Settings = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
-    ] = None,
+    json_file: FiguresFile = None,
     quiet: Quiet = False,
 ) -> None:
     """The same work under stock QEMU, on two nodes, and there with each switch of the engine off.
@@ -54,6 +49,7 @@ def bench_guest(
     """
     check_json_path(json_file)
     from leviathan.bench.figures import load
+    from leviathan.bench.files import write_json
     from leviathan.bench.guest import GuestBench, Options, choose, configurations
     from leviathan.bench.guest_report import figure_table, guest_json, switch_table
     from leviathan.bench.guest_work import WORKLOADS
@@ -80,13 +76,8 @@ def bench_guest(
             print()
     print_table(switch_table(bench.kinds), sys.stdout)
     for kind in bench.kinds:
-        for number, reasons in sorted(kind.failures.items()):
-            for name, reason in reasons.items():
-                print(f"failure: {kind.title}, {name}, round {number}: {reason}", file=sys.stderr)
+        for number, name, reason in kind.failed_work():
+            print(f"failure: {kind.title}, {name}, round {number}: {reason}", file=sys.stderr)
     if json_file is not None:
-        text = json.dumps(guest_json(bench, {"before": before, "after": load()}), indent=2) + "\n"
-        try:
-            json_file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--json: cannot write {json_file}: {error.strerror}") from error
+        write_json(json_file, guest_json(bench, {"before": before, "after": load()}))
     raise typer.Exit(FAILED if bench.failed else 0)

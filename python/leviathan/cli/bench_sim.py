@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leviathan.cli.options import Quiet, check_json_path
+from leviathan.cli.options import FiguresFile, Quiet, check_json_path
 from leviathan.errors import UsageError
 
 __all__ = ["Accesses", "Gbit", "LatencyUs", "Measured", "bench_sim", "counts", "network_costs"]
@@ -42,9 +42,7 @@ def bench_sim(
     gbit: Gbit = None,
     measured: Measured = None,
     pool: Annotated[bool, typer.Option("--pool", help="Pages that bounce move into shared memory.")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
-    ] = None,
+    json_file: FiguresFile = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the figures into FILE.")] = None,
     quiet: Quiet = False,
 ) -> None:

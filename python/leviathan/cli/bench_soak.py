@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,15 +23,6 @@ Seed = Annotated[
 
 def _seed(given: int | None) -> int:
     return secrets.randbits(32) if given is None else given
-
-
-def _write(file: Path | None, table: dict[str, Any]) -> None:
-    if file is None:
-        return
-    try:
-        file.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json: cannot write {file}: {error.strerror}") from error
 
 
 def bench_soak(
@@ -53,6 +43,7 @@ def bench_soak(
 ) -> None:
     """Many minutes of reads, writes, evictions, promotions and pauses, every word checked. Boots nothing."""
     check_json_path(json_file)
+    from leviathan.bench.files import write_json
     from leviathan.bench.soak import GROUP, Options, Soak
     from leviathan.bench.soak_report import growth_table, node_table, soak_json, summary
     from leviathan.cli.tables import print_table
@@ -75,7 +66,8 @@ def bench_soak(
     print_table(node_table(soak), sys.stdout)
     print_table(growth_table(soak), sys.stdout)
     print(summary(soak))
-    _write(json_file, soak_json(soak))
+    if json_file is not None:
+        write_json(json_file, soak_json(soak))
     for failure in soak.failures:
         print(f"failure: {failure}", file=sys.stderr)
     raise typer.Exit(FAILED if soak.failures else 0)
@@ -92,6 +84,7 @@ def bench_kills(
 ) -> None:
     """Peers killed at random: whether every survivor names them in time, and leaves nothing behind. Boots nothing."""
     check_json_path(json_file)
+    from leviathan.bench.files import write_json
     from leviathan.bench.kills import Kills
     from leviathan.bench.kills_report import kills_json, kills_table
     from leviathan.cli.tables import print_table
@@ -105,7 +98,8 @@ def bench_kills(
     with stop_signals(), progress.step(f"{rounds} rounds"):
         kills.run(progress.tick)
     print_table(kills_table(kills.rounds), sys.stdout)
-    _write(json_file, kills_json(kills.rounds, number))
+    if json_file is not None:
+        write_json(json_file, kills_json(kills.rounds, number))
     failed = [each for each in kills.rounds if each.failures]
     print(f"seed {number}: {len(kills.rounds)} rounds, {len(failed)} failed")
     for each in failed:

@@ -16,6 +16,7 @@ __all__ = [
     "Cpus",
     "Detach",
     "Display",
+    "FiguresFile",
     "JsonFile",
     "Kernel",
     "LabMachines",
@@ -92,6 +93,7 @@ Timeout = Annotated[
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write what happened, per node, into FILE.")
 ]
+FiguresFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")]
 TraceFile = Annotated[
     Path | None,
     typer.Option("--trace", metavar="FILE", help="Record what happens to every page of guest memory into FILE."),

@@ -13,6 +13,7 @@ from leviathan.cli.options import (
     AddDir,
     Append,
     Cpus,
+    FiguresFile,
     JsonFile,
     Kernel,
     LabMachines,
@@ -145,9 +146,7 @@ def replay(
     pool: Annotated[
         bool | None, typer.Option("--pool/--no-pool", help="With or without a pool; left out: as recorded.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures into FILE.")
-    ] = None,
+    json_file: FiguresFile = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the figures into FILE.")] = None,
     quiet: Quiet = False,
 ) -> None:
