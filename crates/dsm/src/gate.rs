@@ -21,6 +21,8 @@ const LONGEST_US: u64 = 200_000;
 /// Threads that missed no page for so many times of fetching one, or for so many microseconds, have what they need.
 const QUIET: u64 = 4;
 const QUIET_US: u64 = 2_000;
+/// Fetching is dear when it takes so many times as long as a granted page stays.
+const DEAR: u32 = 2;
 /// The fight is over when this node has not needed a turn for so long, microseconds.
 const PEACE_US: u64 = 1_000_000;
 
@@ -84,6 +86,11 @@ impl Core {
             .map_or(IN_THE_DARK, |now| now(look))
     }
 
+    /// A granted page is gone again before another one has come.
+    fn fetching_is_dear(&self) -> bool {
+        self.fetch_time.get() > DEAR * self.hold_us
+    }
+
     /// Turns need somebody who says when this node has nothing to do, and the pool is better.
     fn takes_turns(&self) -> bool {
         self.pool.is_none() && self.hold_us > 0 && self.gate.activity.get().is_some()
@@ -142,7 +149,7 @@ impl Core {
             .sieges
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .note(thread, page, now, fighting);
+            .note(thread, page, now, fighting, self.fetching_is_dear());
         let mut turns = self.turns();
         match sight {
             Sight::Lost => {}

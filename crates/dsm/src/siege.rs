@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 /// So many pages to which a thread comes back are a set that it keeps losing.
 const MANY: usize = 5;
+/// The same, where a granted page is gone before the next one can be fetched.
+const MANY_IF_DEAR: usize = 2;
 /// How often it must have come back to each.
 const AGAIN: u8 = 2;
 /// Pages remembered for a thread.
@@ -50,14 +52,17 @@ pub(crate) struct Sieges {
 }
 
 impl Sieges {
-    /// `thread` has to ask for `page`. `fighting`: turns are being taken already, so that one return is enough.
+    /// `thread` has to ask for `page`. `fighting`: turns are being taken already, so that one return is enough. `dear`:
+    /// fetching a page takes longer than a granted one stays, so that even two pages never come together by themselves.
     pub(crate) fn note(
         &mut self,
         thread: u32,
         page: PageNumber,
         now_us: u64,
         fighting: bool,
+        dear: bool,
     ) -> Sight {
+        let (few, many) = if dear { (0, MANY_IF_DEAR) } else { (FEW, MANY) };
         if self.threads.len() >= THREADS {
             self.threads.clear();
         }
@@ -73,9 +78,10 @@ impl Sieges {
             let old = visits.remove(at);
             if recent(&old) {
                 visit.returns = old.returns.saturating_add(u8::from(at > 0));
-                visit.alone = match at {
-                    0..=FEW => (old.alone + 1).min(ALONE_COUNTED),
-                    _ => old.alone.saturating_sub(1),
+                visit.alone = if at <= few {
+                    (old.alone + 1).min(ALONE_COUNTED)
+                } else {
+                    old.alone.saturating_sub(1)
                 };
             }
         }
@@ -86,7 +92,7 @@ impl Sieges {
             return Sight::Alone;
         }
         let lost = |visit: &&Visit| visit.returns >= AGAIN && recent(visit);
-        let besieged = || returns >= AGAIN && visits.iter().filter(lost).count() >= MANY;
+        let besieged = || returns >= AGAIN && visits.iter().filter(lost).count() >= many;
         if (fighting && returns > 0) || besieged() {
             Sight::Lost
         } else {
@@ -100,24 +106,30 @@ mod tests {
     use super::*;
 
     /// What comes out when a thread asks for so many pages in turn, so often.
-    fn in_turn(pages: u64, rounds: u64) -> bool {
+    fn in_turn(pages: u64, rounds: u64, dear: bool) -> bool {
         let mut sieges = Sieges::default();
         let mut last = false;
         for visit in 0..pages * rounds {
-            last = sieges.note(7, visit % pages, visit * 100, false) == Sight::Lost;
+            last = sieges.note(7, visit % pages, visit * 100, false, dear) == Sight::Lost;
         }
         last
     }
 
     #[test]
     fn one_page_or_a_few_are_no_siege() {
-        assert!((1..MANY as u64).all(|pages| !in_turn(pages, 50)));
+        assert!((1..MANY as u64).all(|pages| !in_turn(pages, 50, false)));
+    }
+
+    #[test]
+    fn two_pages_are_one_where_the_first_is_gone_before_the_second_has_come() {
+        assert!(!in_turn(1, 50, true));
+        assert!((2..MANY as u64).all(|pages| in_turn(pages, 5, true)));
     }
 
     #[test]
     fn many_pages_again_and_again_are_one() {
-        assert!(!in_turn(8, 2));
-        assert!(in_turn(8, 4) && in_turn(20, 4));
+        assert!(!in_turn(8, 2, false));
+        assert!(in_turn(8, 4, false) && in_turn(20, 4, false));
     }
 
     #[test]
@@ -126,7 +138,7 @@ mod tests {
         let mut now = 0;
         let mut ask = |page, fighting| {
             now += 100;
-            sieges.note(7, page, now, fighting)
+            sieges.note(7, page, now, fighting, false)
         };
         for _ in 0..10 {
             for page in 0..=FEW as u64 {
@@ -159,14 +171,17 @@ mod tests {
     #[test]
     fn what_runs_through_memory_is_none() {
         let mut sieges = Sieges::default();
-        assert!((0..10_000).all(|page| sieges.note(7, page, page * 50, true) == Sight::Quiet));
+        assert!(
+            (0..10_000).all(|page| sieges.note(7, page, page * 50, true, false) == Sight::Quiet)
+        );
     }
 
     #[test]
     fn late_returns_do_not_count() {
         let mut sieges = Sieges::default();
         for round in 0..10 {
-            let quiet = |page| sieges.note(7, page, round * 2 * RECENT_US, false) == Sight::Quiet;
+            let quiet =
+                |page| sieges.note(7, page, round * 2 * RECENT_US, false, false) == Sight::Quiet;
             assert!((0..10).all(quiet));
         }
     }
