@@ -1,0 +1,37 @@
+//! Compiles the shim against UCX's own headers, so that no layout is written down twice.
+
+#[cfg(feature = "libucx")]
+fn main() {
+    println!("cargo::rerun-if-changed=src/shim.c");
+    // 1.13 is what Debian 12 has, 1.18 what Debian 13 has.
+    let found = pkg_config::Config::new()
+        .atleast_version("1.13")
+        .cargo_metadata(false)
+        .probe("ucx");
+    let ucx = match found {
+        Ok(ucx) => ucx,
+        Err(error) => {
+            println!("cargo::error=UCX is not here: {error}");
+            println!("cargo::error=hint: apt-get install libucx-dev, or build without the feature");
+            return;
+        }
+    };
+    cc::Build::new()
+        .file("src/shim.c")
+        .includes(&ucx.include_paths)
+        .std("c11")
+        .warnings_into_errors(true)
+        .compile("lev_ucx_shim");
+    // After the shim, which needs them.
+    for path in &ucx.link_paths {
+        println!("cargo::rustc-link-search=native={}", path.display());
+    }
+    for library in &ucx.libs {
+        println!("cargo::rustc-link-lib={library}");
+    }
+}
+
+#[cfg(not(feature = "libucx"))]
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+}
