@@ -15,7 +15,7 @@ use lev_mesh::peers::Parts;
 use lev_mesh::{host, Peers};
 use lev_transport::{connect, Channel, Credentials, Purpose};
 use lev_vcpu::Fabric;
-use lev_wire::cluster::{Cluster, Pool};
+use lev_wire::cluster::{Cluster, Pool, Transport};
 use lev_wire::NodeId;
 use std::fmt::Display;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -83,6 +83,10 @@ fn read_cluster() -> Cluster {
         &format!("cluster description {path}"),
         serde_json::from_str(&text),
     );
+    if cluster.transport != Transport::Tcp {
+        let text = format!("cluster description {path}: VMs over nodes use the transport \"tcp\"");
+        die(NOT_STARTED, &text, None);
+    }
     if cluster.schema != 1 || cluster.nodes.is_empty() {
         die(
             NOT_STARTED,

@@ -8,10 +8,11 @@ use pyo3::types::PyDict;
 /// The exception that says the same.
 pub(crate) fn exception(py: Python<'_>, error: &RegionError) -> PyErr {
     let name = match error {
-        RegionError::Shape(_) => "UsageError",
-        RegionError::System { .. } | RegionError::Engine(_) | RegionError::Channel { .. } => {
-            "StartError"
-        }
+        RegionError::Shape(_) | RegionError::Clear { .. } => "UsageError",
+        RegionError::System { .. }
+        | RegionError::Engine(_)
+        | RegionError::Channel { .. }
+        | RegionError::Ucx(_) => "StartError",
         RegionError::Lost { .. } => "NodeLost",
         RegionError::Missing { .. } => "TimeOver",
         RegionError::Closed => return PyValueError::new_err(error.to_string()),

@@ -2,6 +2,7 @@
 
 use lev_dsm::DsmError;
 use lev_transport::TransportError;
+use lev_ucx::UcxError;
 use lev_uffd::UffdError;
 use lev_wire::NodeId;
 use std::fmt;
@@ -26,6 +27,13 @@ pub enum RegionError {
         node: Option<NodeId>,
         /// Why not.
         error: TransportError,
+    },
+    /// UCX cannot be used.
+    Ucx(UcxError),
+    /// UCX would carry in the clear what is to be encrypted.
+    Clear {
+        /// The node that is reached over a network; `None`: the description wants all of it encrypted.
+        node: Option<NodeId>,
     },
     /// A node is gone, and the memory of the region with it.
     Lost {
@@ -63,6 +71,10 @@ impl RegionError {
                 "needs one of: root, CAP_SYS_PTRACE, access to /dev/userfaultfd, sysctl vm.unprivileged_userfaultfd=1",
             ),
             Self::Channel { error, .. } => error.hint(),
+            Self::Ucx(error) => error.hint(),
+            Self::Clear { .. } => Some(
+                "set `encrypt` to \"off\" where the network is private, or choose the transport \"tcp\", which encrypts",
+            ),
             Self::Missing { .. } => Some("every node calls it the same number of times; is one still busy or not started?"),
             _ => None,
         }
@@ -83,6 +95,14 @@ impl fmt::Display for RegionError {
                 error,
             } => write!(f, "{node}: {error}"),
             Self::Channel { node: None, error } => error.fmt(f),
+            Self::Ucx(error) => error.fmt(f),
+            Self::Clear { node: None } => {
+                write!(f, "UCX does not encrypt, and the region is to be encrypted")
+            }
+            Self::Clear { node: Some(node) } => write!(
+                f,
+                "UCX does not encrypt, and what leaves the machine for {node} is to be encrypted"
+            ),
             Self::Lost { node, why } => write!(f, "{node} is lost: {why}"),
             Self::Missing {
                 what,

@@ -13,6 +13,7 @@ mod error;
 mod members;
 mod memory;
 mod message;
+mod pages;
 mod region;
 mod seat;
 

@@ -11,6 +11,10 @@ pub(crate) const GOODBYE: u16 = 0x0E03;
 /// node's channels for the cause.
 pub(crate) const LOST: u16 = 0x0E04;
 
+/// "This is how I am reached over UCX", for one peer alone: what `lev_ucx::Link::introduction` gives. Before [`AGREE`], so that
+/// whoever has agreed can be sent frames.
+pub(crate) const INTRODUCTION: u16 = 0x0E05;
+
 /// Longest reason that is told and believed, bytes.
 const REASON: usize = 256;
 

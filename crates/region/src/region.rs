@@ -2,10 +2,10 @@
 
 use crate::members::{End, Members};
 use crate::memory::Mapping;
-use crate::message::{read_reason, reason, AGREE, ARRIVED, GOODBYE, LOST};
+use crate::message::{read_reason, reason, AGREE, ARRIVED, GOODBYE, INTRODUCTION, LOST};
+use crate::pages::Pages;
 use crate::RegionError;
 use lev_dsm::{threads, Counters, DsmError, Engine, FRAME_KINDS};
-use lev_mesh::pages::PagePeers;
 use lev_transport::{Channel, Header, Receiver, Sender};
 use lev_wire::NodeId;
 use std::io::Write;
@@ -26,10 +26,10 @@ pub struct Region {
 }
 
 /// What the region and its threads share.
-struct Shared {
+pub(crate) struct Shared {
     mapping: Arc<Mapping>,
     engine: Arc<Engine>,
-    pages: Arc<PagePeers>,
+    pages: Arc<Pages>,
     members: Arc<Members>,
     digest: u64,
     senders: Mutex<Vec<Sender>>,
@@ -42,7 +42,7 @@ impl Region {
     pub(crate) fn new(
         mapping: Arc<Mapping>,
         engine: Arc<Engine>,
-        pages: Arc<PagePeers>,
+        pages: Arc<Pages>,
         members: Arc<Members>,
         digest: u64,
     ) -> Self {
@@ -56,6 +56,7 @@ impl Region {
             handling: RwLock::new(()),
             ended: AtomicBool::new(false),
         });
+        shared.pages.listen(Arc::downgrade(&shared));
         Self {
             shared,
             barrier: Mutex::new(0),
@@ -84,7 +85,10 @@ impl Region {
         for channel in channels {
             let node = channel.peer();
             let (sender, receiver) = channel.split();
-            self.shared.pages.attach(node, sender.clone());
+            if let Some(words) = self.shared.pages.attach(node, &sender) {
+                // Before anything else that is said. A channel that cannot send has ended, which its reader finds out.
+                let _ = sender.send(INTRODUCTION, 0, 0, &[&words]);
+            }
             self.shared.senders().push(sender);
             receivers.push((node, receiver));
         }
@@ -255,19 +259,10 @@ impl Shared {
                 Ok(frame) => frame,
                 Err(error) => return End::Channel(error.to_string()),
             };
-            let _handling = self.handling.read().unwrap_or_else(PoisonError::into_inner);
-            if self.ended.load(Ordering::Acquire) {
-                return End::Channel("this process has left".into());
-            }
-            let result = if FRAME_KINDS.contains(&header.kind) {
-                self.engine
-                    .on_frame(from, header, payload)
-                    .map_err(|error| match error {
-                        DsmError::Stopped => End::Stopped,
-                        error => End::Channel(error.to_string()),
-                    })
+            let result = if self.pages.on_channels() && FRAME_KINDS.contains(&header.kind) {
+                self.serve(from, header, payload)
             } else {
-                self.hear(from, header, payload)
+                self.while_there(|| self.hear(from, header, payload))
             };
             if let Err(end) = result {
                 return end;
@@ -275,26 +270,48 @@ impl Shared {
         }
     }
 
+    /// Handles a frame for the engine.
+    pub(crate) fn serve(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), End> {
+        if !FRAME_KINDS.contains(&header.kind) {
+            return Err(unknown(header.kind));
+        }
+        self.while_there(|| {
+            self.engine
+                .on_frame(from, header, payload)
+                .map_err(|error| match error {
+                    DsmError::Stopped => End::Stopped,
+                    error => End::Channel(error.to_string()),
+                })
+        })
+    }
+
+    /// Handles something, unless this process has left.
+    fn while_there(&self, handle: impl FnOnce() -> Result<(), End>) -> Result<(), End> {
+        let _handling = self.handling.read().unwrap_or_else(PoisonError::into_inner);
+        if self.ended.load(Ordering::Acquire) {
+            return Err(End::Channel("this process has left".into()));
+        }
+        handle()
+    }
+
     fn hear(&self, from: NodeId, header: Header, payload: &[u8]) -> Result<(), End> {
         match header.kind {
             AGREE if header.arg == self.digest => self.members.agreed(from),
             AGREE => {
-                let why = "its region has another size or other homes than here";
+                let why = "its region has another size, other homes or another transport than here";
                 return Err(End::Channel(why.into()));
             }
             ARRIVED => self.members.arrived(from, header.arg),
             GOODBYE => self.members.gone(from),
             LOST => return Err(self.members.named(header.arg, read_reason(payload))),
-            kind => {
-                let why = format!("it sent a frame of unknown kind {kind:#x}");
-                return Err(End::Channel(why));
-            }
+            INTRODUCTION => return self.pages.introduced(from, payload),
+            kind => return Err(unknown(kind)),
         }
         Ok(())
     }
 
     /// A peer's channel has ended.
-    fn lost(&self, from: NodeId, end: End) {
+    pub(crate) fn lost(&self, from: NodeId, end: End) {
         let tell = |node: NodeId, why: &str| self.tell(LOST, node.0.into(), reason(why));
         let Some((node, why)) = self.members.lost(from, end, tell) else {
             return;
@@ -330,5 +347,12 @@ impl Shared {
             std::thread::sleep(Duration::from_millis(1));
         }
         senders.iter().for_each(Sender::shutdown);
+        // After the channels: how they end says why.
+        self.pages.close(Duration::ZERO);
     }
+}
+
+/// A frame that nobody knows.
+fn unknown(kind: u16) -> End {
+    End::Channel(format!("it sent a frame of unknown kind {kind:#x}"))
 }

@@ -3,10 +3,10 @@
 use crate::members::Members;
 use crate::memory::Mapping;
 use crate::message::{digest, reason, LOST};
+use crate::pages::Pages;
 use crate::region::{OnFailure, Region};
 use crate::RegionError;
 use lev_dsm::{Backing, Engine, EngineConfig, PoolMapping, SegmentSpec};
-use lev_mesh::pages::PagePeers;
 use lev_transport::{connect, Channel, Credentials, Listener, Purpose, TransportError};
 use lev_wire::cluster::Cluster;
 use lev_wire::{NodeId, PAGE_SIZE};
@@ -145,7 +145,7 @@ impl Region {
         let credentials = Credentials::from_cluster(cluster, me)
             .map_err(|error| RegionError::Channel { node: None, error })?;
         let mapping = Arc::new(Mapping::new(shape.pages() * PAGE)?);
-        let pages = Arc::new(PagePeers::new(cluster.nodes.len()));
+        let pages = Arc::new(Pages::new(cluster, me)?);
         let members = Arc::new(Members::new(me, cluster.nodes.len()));
         // The engine may give up before the region is complete.
         let fail: Arc<OnceLock<OnFailure>> = Arc::default();
@@ -170,11 +170,17 @@ impl Region {
             backing: Backing::Anonymous,
         })?;
         let channels = meet(listener, cluster, me, &credentials, deadline)?;
+        if let Err(error) = pages.check(&channels) {
+            say_why(channels, me, &error);
+            return Err(error);
+        }
         let words = shape
             .homes
             .iter()
-            .flat_map(|(pages, node)| [*pages, u64::from(node.0)]);
-        let region = Self::new(mapping, engine, pages, members, digest(words));
+            .flat_map(|(pages, node)| [*pages, u64::from(node.0)])
+            .chain(pages.word());
+        let digest = digest(words);
+        let region = Self::new(mapping, engine, pages, members, digest);
         let _ = fail.set(region.failure(me));
         region.start(channels)?;
         region.agree(deadline.saturating_duration_since(Instant::now()))?;

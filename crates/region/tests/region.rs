@@ -1,13 +1,21 @@
 //! Regions of several nodes in one process: what each sees, how they meet, and what a loss does.
 
 use lev_region::{Region, RegionError, Seat, Shape};
-use lev_wire::cluster::{Cluster, EngineOptions, Node};
+use lev_wire::cluster::{Cluster, EngineOptions, Node, Transport};
 use lev_wire::NodeId;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What carries the pages: `make test-ucx` runs all of this over UCX, too.
+fn transport() -> Transport {
+    match std::env::var("LEV_TEST_TRANSPORT").as_deref() {
+        Ok("ucx") => Transport::Ucx,
+        _ => Transport::Tcp,
+    }
+}
 
 fn describe(addresses: Vec<String>) -> Cluster {
     let node = |(index, address): (usize, String)| Node {
@@ -23,6 +31,7 @@ fn describe(addresses: Vec<String>) -> Cluster {
         memory: vec![],
         pool: None,
         encrypt: lev_wire::cluster::Encrypt::Auto,
+        transport: transport(),
         engine: EngineOptions::default(),
         events: None,
         report: None,

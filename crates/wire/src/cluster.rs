@@ -24,6 +24,9 @@ pub struct Cluster {
     /// Encryption of node channels.
     #[serde(default)]
     pub encrypt: Encrypt,
+    /// What carries the coherence engine's frames, where there is a choice.
+    #[serde(default, skip_serializing_if = "Transport::is_tcp")]
+    pub transport: Transport,
     /// Tunables of the coherence engine, by name; absent ones have their defaults.
     #[serde(default)]
     pub engine: EngineOptions,
@@ -90,6 +93,25 @@ pub enum Encrypt {
     On,
     /// Never: only for measurements on a private network.
     Off,
+}
+
+/// What carries the coherence engine's frames. VMs have TCP; memory shared by plain processes has the choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// The node channels.
+    #[default]
+    Tcp,
+    /// UCX, in builds that have it; node channels authenticate the nodes.
+    Ucx,
+}
+
+impl Transport {
+    /// Whether it is what need not be said.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        *self == Self::Tcp
+    }
 }
 
 /// Tunables of the coherence engine.

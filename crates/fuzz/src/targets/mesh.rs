@@ -89,6 +89,7 @@ fn cluster() -> Cluster {
             len: 1 << 24,
         }),
         encrypt: Default::default(),
+        transport: Default::default(),
         engine: EngineOptions::default(),
         events: None,
         report: Some("report.json".into()),

@@ -213,6 +213,7 @@ fn describe(addresses: [String; 2]) -> Cluster {
         memory: Vec::new(),
         pool: None,
         encrypt: Encrypt::Auto,
+        transport: Default::default(),
         engine: EngineOptions::default(),
         events: None,
         report: None,
