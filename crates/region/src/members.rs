@@ -26,6 +26,8 @@ pub(crate) struct Members {
 struct State {
     /// By node: it has said that its region is like ours.
     agreed: Vec<bool>,
+    /// By node: the way of the engine's frames to it and back works.
+    met: Vec<bool>,
     /// By node: the last barrier that it came to.
     arrived: Vec<u64>,
     /// By node: it has said goodbye.
@@ -42,6 +44,7 @@ impl Members {
             me,
             state: Mutex::new(State {
                 agreed: vec![false; nodes],
+                met: vec![false; nodes],
                 arrived: vec![0; nodes],
                 gone: vec![false; nodes],
                 lost: None,
@@ -63,6 +66,10 @@ impl Members {
 
     pub(crate) fn agreed(&self, node: NodeId) {
         self.change(|state| state.agreed[node.index()] = true);
+    }
+
+    pub(crate) fn met(&self, node: NodeId) {
+        self.change(|state| state.met[node.index()] = true);
     }
 
     pub(crate) fn arrived(&self, node: NodeId, barrier: u64) {
@@ -140,6 +147,13 @@ impl Members {
     pub(crate) fn all_agreed(&self, limit: Duration) -> Result<(), RegionError> {
         self.wait("the agreement about the region", limit, |state, node| {
             state.agreed[node]
+        })
+    }
+
+    /// Waits until all others have been met.
+    pub(crate) fn all_met(&self, limit: Duration) -> Result<(), RegionError> {
+        self.wait("the first exchange over UCX", limit, |state, node| {
+            state.met[node]
         })
     }
 

@@ -152,6 +152,12 @@ impl Ear for Ears {
         }
     }
 
+    fn met(&self, node: NodeId) {
+        if let Some(shared) = self.shared() {
+            shared.met(node);
+        }
+    }
+
     fn lost(&self, node: NodeId, why: UcxError) {
         self.end(node, End::Channel(why.to_string()), CHANNEL_FIRST);
     }

@@ -107,7 +107,14 @@ impl Region {
     /// Says what the region is like and waits until all others have said the same.
     pub(crate) fn agree(&self, limit: Duration) -> Result<(), RegionError> {
         self.shared.tell(AGREE, self.shared.digest, &[]);
-        self.shared.members.all_agreed(limit)
+        let deadline = Instant::now() + limit;
+        self.shared.members.all_agreed(limit)?;
+        if self.shared.pages.on_channels() {
+            return Ok(());
+        }
+        // UCX connects when it is first used. Whom it cannot reach is found here, and not when a page is touched.
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.shared.members.all_met(left)
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -268,6 +275,11 @@ impl Shared {
                 return end;
             }
         }
+    }
+
+    /// The way of the engine's frames to `node` and back works.
+    pub(crate) fn met(&self, node: NodeId) {
+        self.members.met(node);
     }
 
     /// Handles a frame for the engine.

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | 0 | 16 | the token that the receiver gave to the sender |
 //! | 16 | 2 | the sender |
-//! | 18 | 1 | 1: the last frame, without a payload; else 0 |
+//! | 18 | 1 | what it is: a [`Word`] |
 //! | 19 | 5 | 0 |
 //! | 24 | 8 | number of the frame on its way from this sender to this receiver, from 0 on |
 //! | 32 | 16 | the frame's header |
@@ -34,13 +34,25 @@ impl Token {
     }
 }
 
+/// What a message is. All but frames have a header of zeroes and no payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// A frame for the engine.
+    Frame = 0,
+    /// The first one: the way there works.
+    Hello = 1,
+    /// The answer to it: the way back works, too.
+    Answer = 2,
+    /// The sender closes: nothing follows.
+    Last = 3,
+}
+
 /// One envelope.
 #[derive(Clone, Copy)]
 pub(crate) struct Envelope {
     pub(crate) token: Token,
     pub(crate) from: NodeId,
-    /// The sender closes: nothing follows.
-    pub(crate) last: bool,
+    pub(crate) word: Word,
     pub(crate) number: u64,
     pub(crate) header: Header,
 }
@@ -50,7 +62,7 @@ impl Envelope {
         let mut out = [0; ENVELOPE_LEN];
         out[..16].copy_from_slice(&self.token.0);
         out[16..18].copy_from_slice(&self.from.0.to_le_bytes());
-        out[18] = self.last.into();
+        out[18] = self.word as u8;
         out[24..32].copy_from_slice(&self.number.to_le_bytes());
         out[32..].copy_from_slice(&self.header.encode());
         out
@@ -61,13 +73,18 @@ impl Envelope {
         let bytes: &[u8; ENVELOPE_LEN] = bytes.try_into().ok()?;
         let (front, header) = bytes.split_last_chunk::<HEADER_LEN>()?;
         let header = Header::decode(header)?;
-        if bytes[18] > 1 || bytes[19..24] != [0; 5] || header.len as usize != payload {
+        if bytes[19..24] != [0; 5] || header.len as usize != payload {
+            return None;
+        }
+        let words = [Word::Frame, Word::Hello, Word::Answer, Word::Last];
+        let word = *words.get(usize::from(bytes[18]))?;
+        if word != Word::Frame && payload > 0 {
             return None;
         }
         Some(Self {
             token: Token(*front.first_chunk()?),
             from: NodeId(u16::from_le_bytes([bytes[16], bytes[17]])),
-            last: bytes[18] == 1,
+            word,
             number: u64::from_le_bytes(*front.last_chunk()?),
             header,
         })
@@ -83,7 +100,7 @@ mod tests {
         Envelope {
             token: Token(*b"0123456789abcdef"),
             from: NodeId(0x0201),
-            last: true,
+            word: Word::Frame,
             number: 0x0807_0605_0403_0201,
             header: Header {
                 kind: 7,
@@ -98,7 +115,7 @@ mod tests {
     fn the_layout_is_fixed() {
         let bytes = envelope(5).encode();
         assert_eq!(&bytes[..16], b"0123456789abcdef");
-        assert_eq!(bytes[16..24], [1, 2, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[16..24], [1, 2, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[24..32], [1, 2, 3, 4, 5, 6, 7, 8]);
         let read = Envelope::decode(&bytes, 5).unwrap();
         assert!(read.token.matches(&envelope(5).token));
@@ -106,8 +123,21 @@ mod tests {
             (read.from, read.number),
             (NodeId(0x0201), 0x0807_0605_0403_0201)
         );
-        assert!(read.last);
+        assert_eq!(read.word, Word::Frame);
         assert_eq!(read.header, envelope(5).header);
+    }
+
+    #[test]
+    fn words_are_numbers_of_their_own() {
+        for (word, number) in [(Word::Hello, 1), (Word::Answer, 2), (Word::Last, 3)] {
+            let bytes = Envelope {
+                word,
+                ..envelope(0)
+            }
+            .encode();
+            assert_eq!(bytes[18], number);
+            assert_eq!(Envelope::decode(&bytes, 0).unwrap().word, word);
+        }
     }
 
     #[test]
@@ -115,7 +145,7 @@ mod tests {
         let mut bytes = envelope(5).encode();
         assert!(Envelope::decode(&bytes, 6).is_none());
         assert!(Envelope::decode(&bytes[1..], 5).is_none());
-        for (at, value) in [(18, 2), (20, 1)] {
+        for (at, value) in [(18, 1), (18, 4), (20, 1)] {
             let before = std::mem::replace(&mut bytes[at], value);
             assert!(Envelope::decode(&bytes, 5).is_none());
             bytes[at] = before;

@@ -44,6 +44,9 @@ pub trait Ear: Send + Sync {
     /// A frame of `from`: whole, and in the order in which it sent them.
     fn frame(&self, from: NodeId, header: Header, payload: &[u8]);
 
+    /// Messages have gone to `node` and back. Told once.
+    fn met(&self, node: NodeId);
+
     /// The way to `node` has ended; nothing comes from it any more. Told once.
     fn lost(&self, node: NodeId, why: UcxError);
 }

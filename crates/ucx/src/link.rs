@@ -1,7 +1,7 @@
 //! One node's way to all others: a queue that any thread fills, and the thread that owns UCX.
 
 use crate::bell::{self, Bell};
-use crate::envelope::{Envelope, Token, ENVELOPE_LEN, TOKEN_LEN};
+use crate::envelope::{Envelope, Token, Word, ENVELOPE_LEN, TOKEN_LEN};
 use crate::sequence::Sequence;
 use crate::worker::{status_text, Parcel, Worker};
 use crate::{Ear, UcxError, QUEUE_LIMIT};
@@ -17,8 +17,8 @@ use std::time::Duration;
 const IDLE_ROUNDS: u32 = 32;
 /// Longest sleep. Nothing relies on it: it bounds what an event that UCX forgot to tell would cost.
 const NAP: Duration = Duration::from_millis(50);
-/// The header of a last frame.
-const FAREWELL: Header = Header {
+/// The header of what is no frame.
+const NO_HEADER: Header = Header {
     kind: 0,
     tag: 0,
     len: 0,
@@ -82,7 +82,7 @@ impl Shared {
     /// The memory of a parcel is free again.
     fn sent(&self, parcel: &Parcel) {
         if let Some(bytes) = &mut self.lock().bytes[parcel.to.index()] {
-            // A farewell was never counted.
+            // What is no frame was never counted.
             *bytes = bytes.saturating_sub(parcel.len());
         }
     }
@@ -141,6 +141,7 @@ impl Link {
             let peer = |token| Peer {
                 expected: token,
                 presented: None,
+                greeted: false,
                 waiting: Vec::new(),
                 sent: 0,
                 heard: Sequence::default(),
@@ -265,6 +266,8 @@ struct Peer {
     expected: Token,
     /// What we must present; `None`: there is no way to it yet.
     presented: Option<Token>,
+    /// It has said hello.
+    greeted: bool,
     /// Frames for which there is no way yet.
     waiting: Vec<(Header, Vec<u8>)>,
     /// Frames sent.
@@ -308,7 +311,7 @@ impl Hub {
     /// Says goodbye to all peers and ends; whether all that was sent has left within `patience`.
     fn close(mut self, patience: Duration) -> bool {
         for node in 0..self.peers.len() {
-            self.post(NodeId(node as u16), true, FAREWELL, Vec::new());
+            self.say(NodeId(node as u16), Word::Last);
         }
         let shared = Arc::clone(&self.shared);
         let left = self.worker.flush(patience, |parcel| shared.sent(parcel));
@@ -346,6 +349,12 @@ impl Hub {
             return self.lose(to, error);
         }
         peer.presented = Some(token);
+        let greeted = peer.greeted;
+        self.say(to, Word::Hello);
+        if greeted {
+            self.say(to, Word::Answer);
+        }
+        let peer = &mut self.peers[to.index()];
         for (header, payload) in std::mem::take(&mut peer.waiting) {
             self.send(to, header, payload);
         }
@@ -356,11 +365,16 @@ impl Hub {
         if peer.presented.is_none() && !peer.lost {
             return peer.waiting.push((header, payload));
         }
-        self.post(to, false, header, payload);
+        self.post(to, Word::Frame, header, payload);
+    }
+
+    /// Tells a peer something that is no frame.
+    fn say(&mut self, to: NodeId, word: Word) {
+        self.post(to, word, NO_HEADER, Vec::new());
     }
 
     /// Gives a frame to UCX, if there is a way to the peer.
-    fn post(&mut self, to: NodeId, last: bool, header: Header, payload: Vec<u8>) {
+    fn post(&mut self, to: NodeId, word: Word, header: Header, payload: Vec<u8>) {
         let peer = &mut self.peers[to.index()];
         let (Some(token), false) = (peer.presented, peer.lost) else {
             return;
@@ -368,7 +382,7 @@ impl Hub {
         let envelope = Envelope {
             token,
             from: self.me,
-            last,
+            word,
             number: peer.sent,
             header,
         };
@@ -420,17 +434,23 @@ impl Hub {
         if peer.lost {
             return;
         }
-        let (from, ear, mut closed) = (envelope.from, &self.ear, false);
+        let (from, ear) = (envelope.from, &self.ear);
+        let (mut greeted, mut closed) = (false, false);
         let bytes = ENVELOPE_LEN + payload.len();
-        let ready = |(envelope, payload): (Envelope, Vec<u8>)| {
-            closed |= envelope.last;
-            if !closed {
-                ear.frame(from, envelope.header, &payload);
-            }
+        let ready = |(envelope, payload): (Envelope, Vec<u8>)| match envelope.word {
+            _ if closed => {}
+            Word::Frame => ear.frame(from, envelope.header, &payload),
+            Word::Hello => greeted = true,
+            Word::Answer => ear.met(from),
+            Word::Last => closed = true,
         };
         let put = peer
             .heard
             .put(envelope.number, bytes, (envelope, payload), ready);
+        if greeted {
+            peer.greeted = true;
+            self.say(from, Word::Answer);
+        }
         match put {
             Ok(()) if closed => self.lose(from, UcxError::Closed),
             Ok(()) => {}

@@ -53,27 +53,33 @@ struct lev_ucx {
     void *flush;
 };
 
-/* UCX writes to standard output, where only data belongs. */
+/* What UCX said last on this thread. */
+static _Thread_local char last_words[512];
+
+/* UCX writes to standard output, where only data belongs, and says much about peers that are gone. What it says is kept for the
+ * error that follows; who sets UCX_LOG_LEVEL reads all of it on standard error. */
 static ucs_log_func_rc_t say(const char *file, unsigned line, const char *function, ucs_log_level_t level,
                              const ucs_log_component_config_t *component, const char *message, va_list ap)
 {
     char text[512];
     int len;
 
-    (void)file, (void)line, (void)function, (void)component;
-    if (level > UCS_LOG_LEVEL_WARN)
-        return UCS_LOG_FUNC_RC_CONTINUE; /* somebody asked for them */
-    len = snprintf(text, sizeof(text), "leviathan: UCX: ");
-    len += vsnprintf(text + len, sizeof(text) - (size_t)len - 1, message, ap);
-    /* Our own setting for shared memory, when that is not among the transports. */
-    if (strstr(text, "MM_ERROR_HANDLING") != NULL)
+    (void)function, (void)component;
+    len = vsnprintf(text, sizeof(text), message, ap);
+    if (len < 0)
         return UCS_LOG_FUNC_RC_STOP;
-    if (len > (int)sizeof(text) - 2)
-        len = (int)sizeof(text) - 2;
-    text[len++] = '\n';
-    if (write(STDERR_FILENO, text, (size_t)len) < 0)
-        return UCS_LOG_FUNC_RC_STOP; /* nobody reads it */
+    if (level <= UCS_LOG_LEVEL_WARN)
+        memcpy(last_words, text, sizeof(last_words));
+    if (getenv("UCX_LOG_LEVEL"))
+        dprintf(STDERR_FILENO, "leviathan: UCX: %s:%u: %s\n", file, line, text);
     return UCS_LOG_FUNC_RC_STOP;
+}
+
+/* What UCX said last on this thread; forgets it. */
+void lev_ucx_last_words(char *out, size_t len)
+{
+    snprintf(out, len, "%s", last_words);
+    last_words[0] = 0;
 }
 
 /* UCX catches the signals of faults for its backtraces. Touching lost memory must end the process by the signal, and other
@@ -167,6 +173,9 @@ static ucs_status_t open_context(struct lev_ucx *ucx, const char **what)
     /* Shared memory says only when asked that it can tell of peers that are gone; without that, nobody would use it. */
     if (status == UCS_OK)
         status = set(config, "MM_ERROR_HANDLING", "y");
+    /* Connecting to a machine that is gone must not stop the thread for minutes. */
+    if (status == UCS_OK)
+        status = set(config, "TCP_CONN_NB", "y");
     if (status == UCS_OK) {
         *what = "ucp_init";
         status = ucp_init(&params, config, &ucx->context);

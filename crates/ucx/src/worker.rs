@@ -59,6 +59,7 @@ extern "C" {
     fn lev_ucx_part(worker: *mut RawWorker);
     fn lev_ucx_parted(worker: *mut RawWorker) -> c_int;
     fn lev_ucx_status(status: c_int) -> *const c_char;
+    fn lev_ucx_last_words(out: *mut c_char, len: usize);
 }
 
 /// The result of a call: its number if it is not negative.
@@ -70,11 +71,21 @@ fn check(what: &'static str, status: c_int) -> Result<c_int, UcxError> {
     Err(UcxError::Call { what, status, text })
 }
 
-/// UCX's words for a status.
+/// UCX's words for a status, and what it said last.
 pub(crate) fn status_text(status: i32) -> String {
+    let mut words = [0u8; 256];
+    // SAFETY: a buffer of that length, which is ended by 0.
+    unsafe { lev_ucx_last_words(words.as_mut_ptr().cast(), words.len()) };
+    let words = words.split(|byte| *byte == 0).next().unwrap_or_default();
+    let words = String::from_utf8_lossy(words);
     // SAFETY: any number is allowed. The text is a constant or UCX's static buffer for numbers it does not know, and ends by 0.
     let text = unsafe { CStr::from_ptr(lev_ucx_status(status)) };
-    text.to_string_lossy().into_owned()
+    let text = text.to_string_lossy();
+    if words.is_empty() {
+        text.into_owned()
+    } else {
+        format!("{text}: {words}")
+    }
 }
 
 /// A frame on its way out: an envelope and the bytes behind it.

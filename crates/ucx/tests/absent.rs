@@ -11,6 +11,8 @@ struct Deaf;
 impl Ear for Deaf {
     fn frame(&self, _from: NodeId, _header: Header, _payload: &[u8]) {}
 
+    fn met(&self, _node: NodeId) {}
+
     fn lost(&self, _node: NodeId, _why: UcxError) {}
 }
 

@@ -17,6 +17,7 @@ const NOTICE: Duration = Duration::from_secs(5);
 
 enum Heard {
     Frame(NodeId, Header, Vec<u8>),
+    Met(NodeId),
     Lost(NodeId, UcxError),
 }
 
@@ -27,6 +28,10 @@ impl Ear for Recorder {
     fn frame(&self, from: NodeId, header: Header, payload: &[u8]) {
         let frame = Heard::Frame(from, header, payload.to_vec());
         let _ = self.0.lock().unwrap().send(frame);
+    }
+
+    fn met(&self, node: NodeId) {
+        let _ = self.0.lock().unwrap().send(Heard::Met(node));
     }
 
     fn lost(&self, node: NodeId, why: UcxError) {
@@ -64,9 +69,12 @@ fn header(len: usize, arg: u64) -> Header {
 }
 
 fn frame(told: &Receiver<Heard>) -> (NodeId, Header, Vec<u8>) {
-    match told.recv_timeout(LIMIT).expect("a frame in time") {
-        Heard::Frame(from, header, payload) => (from, header, payload),
-        Heard::Lost(node, why) => panic!("{node} is lost: {why}"),
+    loop {
+        match told.recv_timeout(LIMIT).expect("a frame in time") {
+            Heard::Frame(from, header, payload) => return (from, header, payload),
+            Heard::Met(_) => {}
+            Heard::Lost(node, why) => panic!("{node} is lost: {why}"),
+        }
     }
 }
 
@@ -169,9 +177,15 @@ fn an_introduction_that_is_none_is_refused() {
 fn the_end_of_a_link_is_noticed() {
     let mut all = links(3);
     let (two, _) = all.pop().unwrap();
-    all[0].0.send(NodeId(2), header(0, 1), &[]); // whoever never spoke is not missed
-    all[1].0.send(NodeId(2), header(0, 1), &[]);
-    std::thread::sleep(Duration::from_millis(200));
+    for (_, told) in &all {
+        let mut met = [false; 3];
+        for _ in 0..2 {
+            match told.recv_timeout(LIMIT) {
+                Ok(Heard::Met(node)) => assert!(!std::mem::replace(&mut met[node.index()], true)),
+                _ => panic!("not met"),
+            }
+        }
+    }
     two.close(Duration::ZERO).unwrap();
     for (link, told) in &all {
         assert_eq!(loss(told, NOTICE).0, NodeId(2));
@@ -219,8 +233,12 @@ fn the_other_process() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     link.connect(NodeId(0), &unhex(line.trim())).unwrap();
-    while let Ok(Heard::Frame(from, header, payload)) = told.recv() {
-        link.send(from, header, &[&payload]);
+    loop {
+        match told.recv() {
+            Ok(Heard::Frame(from, header, payload)) => link.send(from, header, &[&payload]),
+            Ok(Heard::Met(_)) => {}
+            _ => return,
+        }
     }
 }
 
