@@ -2,6 +2,8 @@
 //! sockets to the others. Threads of the test touch a node's mapping as that node's vCPUs would.
 #![allow(dead_code)] // each test file uses a part of it
 
+mod link;
+
 use lev_dsm::{Backing, DsmError, Engine, EngineConfig, PageLink, PoolMapping, SegmentSpec};
 use lev_wire::cluster::EngineOptions;
 use lev_wire::frame::{Header, HEADER_LEN};
@@ -73,6 +75,8 @@ pub struct Node {
     /// What the engine said when it could not go on.
     pub fatal: Arc<Mutex<Vec<String>>>,
     sockets: Vec<Option<TcpStream>>,
+    port: Option<Arc<link::Port>>,
+    peers: usize,
 }
 
 impl Node {
@@ -97,6 +101,12 @@ impl Node {
     pub fn cut(&self) {
         for socket in self.sockets.iter().flatten() {
             let _ = socket.shutdown(std::net::Shutdown::Both); // the peer may have been faster
+        }
+        if let Some(port) = &self.port {
+            let _ = port.link.close(Duration::ZERO);
+            // Nothing more comes from the others, and they are not told: as if they had died as well.
+            let others = (0..u16::MAX).map(NodeId).take(self.peers);
+            others.for_each(|peer| self.engine.peer_lost(peer));
         }
     }
 
@@ -260,11 +270,17 @@ impl Cluster {
             debug_assert_eq!(mine.len(), one + 1);
             sockets.push(mine);
         }
-        let nodes: Vec<Node> = sockets
-            .into_iter()
-            .enumerate()
-            .map(|(me, sockets)| start_node(&shape, NodeId(me as u16), pool.as_ref(), sockets))
-            .collect();
+        let nodes: Vec<Node> = if link::wanted() {
+            let ports = link::Port::all(shape.nodes, shape.may_fail);
+            let start = |(me, port)| start_over_ucx(&shape, NodeId(me), pool.as_ref(), port);
+            (0..).zip(ports).map(start).collect()
+        } else {
+            sockets
+                .into_iter()
+                .enumerate()
+                .map(|(me, sockets)| start_node(&shape, NodeId(me as u16), pool.as_ref(), sockets))
+                .collect()
+        };
         let cluster = Arc::new(Self { nodes, shape });
         bring_up(&cluster);
         cluster
@@ -378,25 +394,9 @@ fn start_node(
         })
         .collect();
     let fatal = Arc::new(Mutex::new(Vec::new()));
-    let (told, may_fail) = (Arc::clone(&fatal), shape.may_fail);
-    let config = EngineConfig {
-        me,
-        nodes: shape.nodes,
-        options: shape.options.clone(),
-        pool: pool.map(|fd| PoolMapping {
-            fd: fd.try_clone().unwrap(),
-            offset: 0,
-            len: shape.pool_pages * PAGE as u64,
-        }),
-        on_fatal: Box::new(move |error| {
-            if !may_fail {
-                fail(&format!("{me}: {error}"));
-            }
-            told.lock().unwrap().push(error.to_string());
-        }),
-    };
+    let may_fail = shape.may_fail;
     let engine = Engine::start(
-        config,
+        configuration(shape, me, pool, &fatal),
         Arc::new(Link {
             peers: peers.clone(),
         }),
@@ -423,6 +423,54 @@ fn start_node(
         base: map(shape.pages, shape.backing),
         fatal,
         sockets,
+        port: None,
+        peers: shape.nodes.into(),
+    }
+}
+
+fn configuration(
+    shape: &Shape,
+    me: NodeId,
+    pool: Option<&OwnedFd>,
+    fatal: &Arc<Mutex<Vec<String>>>,
+) -> EngineConfig {
+    let (told, may_fail) = (Arc::clone(fatal), shape.may_fail);
+    EngineConfig {
+        me,
+        nodes: shape.nodes,
+        options: shape.options.clone(),
+        pool: pool.map(|fd| PoolMapping {
+            fd: fd.try_clone().unwrap(),
+            offset: 0,
+            len: shape.pool_pages * PAGE as u64,
+        }),
+        on_fatal: Box::new(move |error| {
+            if !may_fail {
+                fail(&format!("{me}: {error}"));
+            }
+            told.lock().unwrap().push(error.to_string());
+        }),
+    }
+}
+
+fn start_over_ucx(
+    shape: &Shape,
+    me: NodeId,
+    pool: Option<&OwnedFd>,
+    port: Arc<link::Port>,
+) -> Node {
+    let fatal = Arc::default();
+    let config = configuration(shape, me, pool, &fatal);
+    let link = Arc::clone(&port) as Arc<dyn PageLink>;
+    let engine = Engine::start(config, link).unwrap();
+    port.serve(&engine);
+    Node {
+        engine,
+        base: map(shape.pages, shape.backing),
+        fatal,
+        sockets: vec![],
+        port: Some(port),
+        peers: shape.nodes.into(),
     }
 }
 
