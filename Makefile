@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAGE := python/leviathan/_bin
+# `make UCX=1 build` builds UCX into what shares memory between processes; `make build` leaves it out again.
+UCX ?=
 TRIPLE := x86_64-unknown-linux-gnu
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -35,7 +37,7 @@ bench: build ## boot times: stock QEMU, one node, two nodes with and without the
 
 .PHONY: install
 install: ## apt packages that are missing (asks before using sudo; silent when all is there)
-	@tools/install-packages
+	@tools/install-packages $(if $(UCX),ucx)
 
 .PHONY: build
 build: install programs $(BIN)/.native ## everything, into .venv and python/leviathan/_bin
@@ -47,7 +49,7 @@ build: install programs $(BIN)/.native ## everything, into .venv and python/levi
 .PHONY: programs
 programs: install
 	$(call say,building the programs of this host (cargo))
-	@cargo build --release --locked -p lev-node -p lev-facade -p lev-bench
+	@cargo build --release --locked -p lev-node -p lev-facade -p lev-bench $(if $(UCX),--features lev-bench/ucx)
 	$(call say,building the static programs for lab machines and guests (cargo))
 	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) -p lev-agent -p lev-guest
 	@mkdir -p $(STAGE)
@@ -67,10 +69,16 @@ $(BIN)/.packages: pyproject.toml
 	@touch $@
 
 $(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock \
-    $(wildcard $(foreach crate,native region sim trace dsm coherence uffd transport mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml))
+    $(wildcard $(foreach crate,native region sim trace dsm coherence uffd transport ucx mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml)) $(BIN)/.ucx
 	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
-	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev)
+	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev \
+	    $(if $(UCX),--features ucx))
 	@touch $@
+
+# Changes when the choice does.
+.PHONY: $(if $(filter "$(UCX)","$(shell cat $(BIN)/.ucx 2>/dev/null)"),,$(BIN)/.ucx)
+$(BIN)/.ucx: $(BIN)/.packages
+	@printf '%s' '$(UCX)' >$@
 
 .PHONY: wheel
 wheel: build ## dist/leviathan-*.whl with all programs inside
@@ -103,6 +111,11 @@ soak: build ## memory of four processes with limits, evictions, pauses: every by
 .PHONY: kills
 kills: build ## peers killed at random: every survivor names them in time ($KILL_ROUNDS, 500)
 	@$(BIN)/lev bench kills --rounds $(or $(KILL_ROUNDS),500)
+
+.PHONY: test-ucx
+test-ucx: build ## memory of processes over UCX: its TCP and its shared memory (installs libucx-dev; minutes)
+	@tools/install-packages ucx
+	@tools/test-ucx
 
 .PHONY: test-wheel
 test-wheel: wheel ## the built wheel, installed into a fresh environment

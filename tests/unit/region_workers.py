@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 from leviathan.dsm import Description, Region, Seat, join
 
 SECONDS = 30
+TRANSPORT: Literal["tcp", "ucx"] = "ucx" if os.environ.get("LEV_TEST_TRANSPORT") == "ucx" else "tcp"
+"""What carries pages in tests; ``make test-ucx`` runs them over UCX, too."""
 
 
 class Workers:
@@ -25,7 +28,8 @@ class Workers:
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
-        description = Description.new([pipe.recv() for pipe in self.pipes], size, engine=engine)
+        addresses = [pipe.recv() for pipe in self.pipes]
+        description = Description.new(addresses, size, engine=engine, transport=TRANSPORT)
         for node, pipe in enumerate(self.pipes):
             pipe.send((description.text(), node))
 

@@ -15,7 +15,7 @@ import pytest
 import region_programs as programs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from region_workers import Workers
+from region_workers import TRANSPORT, Workers
 
 from leviathan import dsm
 from leviathan.errors import ConfigError, NodeLost, StartError, TimeOver, UsageError
@@ -113,21 +113,27 @@ def test_results_come_by_node() -> None:
 
 
 @processes
+def test_five_processes_come_leave_and_come_again() -> None:
+    for _ in range(3):
+        assert dsm.run_local_over(TRANSPORT, programs.squares, 5, "64K") == [30.0] * 5
+
+
+@processes
 def test_additions_are_atomic_between_processes() -> None:
-    assert dsm.run_local(programs.count_together, 3, 1, 100) == [300] * 3
+    assert dsm.run_local_over(TRANSPORT, programs.count_together, 3, 1, 100) == [300] * 3
 
 
 @processes
 def test_numpy_sees_the_region_without_a_copy() -> None:
     pytest.importorskip("numpy")
     total = 2 * sum(range(512)) * 64 + 512 * 64
-    assert dsm.run_local(programs.with_numpy, 2, 128 * PAGE) == [total, total]
+    assert dsm.run_local_over(TRANSPORT, programs.with_numpy, 2, 128 * PAGE) == [total, total]
 
 
 @processes
 def test_the_exception_of_a_process_is_raised_here_with_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
-        dsm.run_local(programs.fail, 3, PAGE, 1)
+        dsm.run_local_over(TRANSPORT, programs.fail, 3, PAGE, 1)
     assert "in node1" in caught.value.__notes__[0]
     assert "region_programs.py" in caught.value.__notes__[0]
 
@@ -135,7 +141,7 @@ def test_the_exception_of_a_process_is_raised_here_with_its_traceback() -> None:
 @processes
 def test_a_process_that_vanishes_is_a_lost_node() -> None:
     with pytest.raises(NodeLost, match="node1"):
-        dsm.run_local(programs.vanish, 3, PAGE, 1)
+        dsm.run_local_over(TRANSPORT, programs.vanish, 3, PAGE, 1)
 
 
 def run_alone(name: str, nodes: int) -> subprocess.CompletedProcess[str]:
@@ -144,7 +150,7 @@ def run_alone(name: str, nodes: int) -> subprocess.CompletedProcess[str]:
         "import sys; sys.path.insert(0, 'tests/unit'); import threading, region_programs as programs\n"
         "from leviathan import dsm\n"
         "def main():\n"
-        f"    print(dsm.run_local(programs.{name}, {nodes}, 8192))\n"
+        f"    print(dsm.run_local_over({TRANSPORT!r}, programs.{name}, {nodes}, 8192))\n"
         "if __name__ == '__main__': main()"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
@@ -161,7 +167,7 @@ def test_memory_that_is_gone_cannot_be_read(name: str) -> None:
 
 @processes
 def test_a_forked_child_has_no_access() -> None:
-    assert dsm.run_local(programs.touch_in_child, 1, PAGE) == [-signal.SIGSEGV]
+    assert dsm.run_local_over(TRANSPORT, programs.touch_in_child, 1, PAGE) == [-signal.SIGSEGV]
 
 
 @processes
@@ -197,6 +203,23 @@ class Alone:
 
     def __exit__(self, *error: object) -> None:
         self.region.__exit__(*error)
+
+
+def test_what_is_to_be_encrypted_does_not_go_over_ucx() -> None:
+    seat = dsm.Seat("127.0.0.1:0")
+    description = dsm.Description.new([seat.address], PAGE, encrypt="on", transport="ucx")
+    with pytest.raises(UsageError, match="UCX does not encrypt") as caught:
+        dsm.join(description, 0, seat=seat)
+    assert "encrypt" in (caught.value.hint or "")
+
+
+@pytest.mark.skipif(TRANSPORT == "ucx", reason="this build has UCX in it")
+def test_a_build_without_ucx_says_so() -> None:
+    seat = dsm.Seat("127.0.0.1:0")
+    description = dsm.Description.new([seat.address], PAGE, transport="ucx")
+    with pytest.raises(StartError, match="does not have UCX in it") as caught:
+        dsm.join(description, 0, seat=seat)
+    assert "libucx-dev" in (caught.value.hint or "")
 
 
 @processes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,14 @@ FLOORS = {
 class Bench:
     """Collects the figures over all rounds."""
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, transport: str = "tcp") -> None:
         self.pages = pages
+        self.transport = transport
         self.figures: dict[str, Figure] = {}
+
+    def team(self, count: int, pages: Sequence[tuple[int, int]], engine: Mapping[str, int] | None = None) -> Team:
+        """Nodes with one region over the transport that is measured."""
+        return Team(count, pages, engine, transport=self.transport)
 
     def figure(self, name: str, title: str, **more: Any) -> Figure:
         """The figure of this name; made when it is first asked for."""
@@ -121,7 +126,7 @@ class Bench:
         whole: dict[str, Any] = {"first": 0, "pages": self.pages}
         read = floor["local_read"] + floor["local_copy_out"] + floor["tcp_page"]
         write = floor["local_write"] + floor["local_take"] + floor["tcp_page"]
-        with Team(2, [(self.pages + 2, 0)], {"read_ahead": 0, "prefetch": 0}) as team:
+        with self.team(2, [(self.pages + 2, 0)], {"read_ahead": 0, "prefetch": 0}) as team:
             home, other = team[0], team[1]
             home.ask("touch", **whole, access="write")
             ns = other.ask("touch", **whole, access="read")["ns"]
@@ -144,7 +149,7 @@ class Bench:
         """Pages that one node reads and writes after the other, without and with the engine's eye for that."""
         whole: dict[str, Any] = {"first": 0, "pages": self.pages, "access": "read-write"}
         for switch in (False, True):
-            with Team(2, [(self.pages, 0)], {"read_ahead": 0, "prefetch": 0, "migratory": switch}) as team:
+            with self.team(2, [(self.pages, 0)], {"read_ahead": 0, "prefetch": 0, "migratory": switch}) as team:
                 for number in (0, 1, 0):
                     team[number].ask("touch", **whole)
                 ns = team[1].ask("touch", **whole)["ns"]
@@ -171,7 +176,7 @@ class Bench:
     def streams(self, floor: Floor) -> None:
         """Many pages in a row, with read-ahead, and pages that nobody has touched."""
         pages = max(self.pages, 1024)
-        with Team(2, [(5 * pages, 0)]) as team:
+        with self.team(2, [(5 * pages, 0)]) as team:
             team[0].ask("touch", first=0, pages=2 * pages, access="write")
             for name, title, first, shuffled in (
                 ("sequential", "sequential stream", 0, False),
@@ -195,7 +200,7 @@ class Bench:
     def sharers(self, floor: Floor) -> None:
         """Upgrades of a page that so many other nodes can read."""
         pages = max(self.pages // 8, 50)
-        with Team(max(SHARERS) + 1, [(pages * len(SHARERS), 0)], {"read_ahead": 0, "prefetch": 0}) as team:
+        with self.team(max(SHARERS) + 1, [(pages * len(SHARERS), 0)], {"read_ahead": 0, "prefetch": 0}) as team:
             for step, sharers in enumerate(SHARERS):
                 part: dict[str, Any] = {"first": step * pages, "pages": pages}
                 team[0].ask("touch", **part, access="write")
@@ -222,7 +227,7 @@ class Bench:
         """Faults a second of several threads of one node, with one userfaultfd context and with several."""
         pages = THREAD_PAGES if self.pages > THREAD_PAGES // 8 else THREAD_PAGES // 8
         for stripes in STRIPES:
-            with Team(2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "prefetch": 0, "stripes": stripes}) as team:
+            with self.team(2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "prefetch": 0, "stripes": stripes}) as team:
                 team[0].ask("touch", first=0, pages=pages * len(THREADS), access="write")
                 for step, threads in enumerate(THREADS):
                     touch = {"first": step * pages, "pages": pages, "access": "read", "random": True}
@@ -239,15 +244,15 @@ class Bench:
                     figure.add_rate(rate, single)
 
 
-def bench(rounds: int, pages: int, json_file: Path | None, *, quiet: bool) -> int:
+def bench(rounds: int, pages: int, json_file: Path | None, *, transport: str = "tcp", quiet: bool) -> int:
     """Runs all rounds, prints the table, writes the file; 0."""
     progress = Progress() if quiet else Progress.on_stderr()
-    measured = Bench(pages)
+    measured = Bench(pages, transport)
     load_before = load()
     for number in range(1, rounds + 1):
         measured.round(progress, f"round {number} of {rounds}")
     figures = list(measured.figures.values())
-    print_table(figure_table("memory between two processes", figures), sys.stdout)
+    print_table(figure_table(f"memory between two processes over {transport.upper()}", figures), sys.stdout)
     if json_file is not None:
         table = {
             "schema": SCHEMA,
@@ -257,6 +262,7 @@ def bench(rounds: int, pages: int, json_file: Path | None, *, quiet: bool) -> in
             "load": {"before": load_before, "after": load()},
             "rounds": rounds,
             "pages": pages,
+            "transport": transport,
             "figures": [figure.as_json() for figure in figures],
         }
         write_json(json_file, table)

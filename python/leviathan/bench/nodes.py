@@ -157,8 +157,16 @@ def describe(
 class Team:
     """Several nodes with one coherent region. Use as a context manager; leaving takes it apart and ends them."""
 
-    def __init__(self, count: int, pages: Sequence[tuple[int, int]], engine: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        pages: Sequence[tuple[int, int]],
+        engine: Mapping[str, int] | None = None,
+        *,
+        transport: str = "tcp",
+    ) -> None:
         """``pages``: runs of ``(pages, home node)`` in order; ``engine``: tunables that are not at their defaults."""
+        self.transport = transport
         self.nodes: list[BenchNode] = []
         try:
             self._start(count, pages, dict(engine or {}))
@@ -170,7 +178,7 @@ class Team:
         for number in range(count):
             self.nodes.append(BenchNode(f"node{number}"))
         addresses = [answer["address"] for answer in self.all("listen")]
-        cluster = describe(self.nodes, addresses, pages, engine)
+        cluster = describe(self.nodes, addresses, pages, engine) | {"transport": self.transport}
         for number, node in enumerate(self.nodes):
             node.tell("join", cluster=cluster, node=number)
         for node in self.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,11 +12,21 @@ from leviathan.cli.options import FiguresFile, Quiet, check_json_path
 __all__ = ["bench_dsm"]
 
 
+class Transport(StrEnum):
+    """What carries the pages."""
+
+    TCP = "tcp"
+    UCX = "ucx"
+
+
 def bench_dsm(
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Times that all is measured.")] = 5,
     pages: Annotated[
         int, typer.Option("--pages", metavar="P", min=50, max=65536, help="Samples of each kind in a round.")
     ] = 2000,
+    transport: Annotated[
+        Transport, typer.Option("--transport", help="What carries the pages; ucx needs a build that has it.")
+    ] = Transport.TCP,
     json_file: FiguresFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -23,4 +34,4 @@ def bench_dsm(
     check_json_path(json_file)
     from leviathan.bench.dsm import bench
 
-    raise typer.Exit(bench(rounds, pages, json_file, quiet=quiet))
+    raise typer.Exit(bench(rounds, pages, json_file, transport=transport.value, quiet=quiet))

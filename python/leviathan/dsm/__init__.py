@@ -21,6 +21,6 @@ from __future__ import annotations
 from leviathan._native import Region, Seat
 from leviathan.dsm.description import Description
 from leviathan.dsm.join import join
-from leviathan.dsm.local import run_local
+from leviathan.dsm.local import run_local, run_local_over
 
-__all__ = ["Description", "Region", "Seat", "join", "run_local"]
+__all__ = ["Description", "Region", "Seat", "join", "run_local", "run_local_over"]

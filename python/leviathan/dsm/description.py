@@ -52,6 +52,7 @@ class Description(_Part):
     nodes: Annotated[list[Member], Field(min_length=1, max_length=NODES_MAX)]
     memory: Annotated[list[Home], Field(min_length=1)]
     encrypt: Literal["auto", "on", "off"] = "auto"
+    transport: Literal["tcp", "ucx"] = "tcp"
     engine: dict[str, int] = {}
 
     @classmethod
@@ -62,6 +63,7 @@ class Description(_Part):
         *,
         homes: Sequence[tuple[int, int]] | None = None,
         encrypt: Literal["auto", "on", "off"] = "auto",
+        transport: Literal["tcp", "ucx"] = "tcp",
         engine: Mapping[str, int] | None = None,
     ) -> Description:
         """A region with a new secret.
@@ -69,7 +71,8 @@ class Description(_Part):
         ``addresses``: ``HOST:PORT`` of every process, the first is node 0. ``size``: bytes or text such as ``"1G"``,
         rounded up to whole pages. ``homes``: ``(pages, node)`` in order of the addresses; without it every node is
         home of an equal run. Pages are best at home where they are used most. ``encrypt``: ``auto`` encrypts what
-        leaves the machine. ``engine``: tunables by name, such as ``read_ahead``. Raises ``UsageError``.
+        leaves the machine. ``transport``: what carries pages; ``ucx`` needs a build that has it, and does not encrypt.
+        ``engine``: tunables by name, such as ``read_ahead``. Raises ``UsageError``.
         """
         try:
             pages = -(-parse_amount(size) // PAGE)
@@ -95,6 +98,7 @@ class Description(_Part):
                     "nodes": members,
                     "memory": memory,
                     "encrypt": encrypt,
+                    "transport": transport,
                     "engine": dict(engine or {}),
                 }
             )

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from leviathan._native import Region, Seat
 from leviathan.dsm.description import Description
 from leviathan.dsm.join import join
 from leviathan.errors import LeviathanError, NodeLost, TimeOver
 
-__all__ = ["run_local"]
+__all__ = ["run_local", "run_local_over"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +45,18 @@ def run_local(
     order when all have returned. If one raises, the others are ended and its exception is raised here, with its
     traceback as a note. Raises ``UsageError``, ``StartError`` as ``join`` does.
     """
+    return run_local_over("tcp", function, nodes, size, *args, **options)
+
+
+def run_local_over(
+    transport: Literal["tcp", "ucx"],
+    function: Callable[Concatenate[Region, P], T],
+    nodes: int,
+    size: int | str,
+    *args: P.args,
+    **options: P.kwargs,
+) -> list[T]:
+    """``run_local`` with a choice of what carries the pages; see ``Description.new``."""
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes: list[SpawnProcess] = []
@@ -59,7 +71,7 @@ def run_local(
             pipes.append(ours)
             processes.append(process)
         addresses = [_receive(pipe, node) for node, pipe in enumerate(pipes)]
-        text = Description.new(addresses, size).text()
+        text = Description.new(addresses, size, transport=transport).text()
         for pipe in pipes:
             pipe.send(text)
         results = _collect(pipes)
