@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 STAGE := python/leviathan/_bin
 # `make UCX=1 build` builds UCX into what shares memory between processes; `make build` leaves it out again.
 UCX ?=
+comma := ,
 TRIPLE := x86_64-unknown-linux-gnu
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -72,7 +73,7 @@ $(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock \
     $(wildcard $(foreach crate,native region sim trace dsm coherence uffd transport ucx mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml)) $(BIN)/.ucx
 	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
 	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev \
-	    $(if $(UCX),--features ucx))
+	    $(if $(UCX),--features extension-module$(comma)ucx))
 	@touch $@
 
 # Changes when the choice does.

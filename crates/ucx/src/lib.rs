@@ -38,8 +38,7 @@ pub const QUEUE_LIMIT: usize = 64 << 20;
 /// Whether this build has UCX in it.
 pub const AVAILABLE: bool = cfg!(feature = "libucx");
 
-/// Hears what comes over a [`Link`]. Called on the link's own thread, one call at a time; it must neither wait for long nor
-/// close the link.
+/// Hears what comes over a [`Link`]. Called on the link's own thread, one call at a time; it must not wait for long.
 pub trait Ear: Send + Sync {
     /// A frame of `from`: whole, and in the order in which it sent them.
     fn frame(&self, from: NodeId, header: Header, payload: &[u8]);

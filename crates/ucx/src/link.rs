@@ -224,8 +224,8 @@ impl Link {
         self.shared.strange.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread; what was sent before has `patience` to leave this machine. The peers see the end of the way. Not to be
-    /// called by an ear. Later calls do nothing.
+    /// Ends the thread; what was sent before has `patience` to leave this machine. The peers see the end of the way. Called by
+    /// an ear, it does not wait. Later calls do nothing.
     ///
     /// # Errors
     /// [`UcxError::Unsent`]: something was left; the link has ended all the same.
@@ -235,6 +235,10 @@ impl Link {
             return Ok(());
         };
         self.shared.order(Order::Close { patience });
+        // An ear may have held the last reference to what owns this link.
+        if thread.thread().id() == std::thread::current().id() {
+            return Ok(());
+        }
         if thread.join().unwrap_or(false) || patience.is_zero() {
             return Ok(());
         }

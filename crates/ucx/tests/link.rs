@@ -195,6 +195,34 @@ fn the_end_of_a_link_is_noticed() {
     assert_eq!(frame(&all[1].1).1.arg, 9, "the others go on");
 }
 
+/// Owns a link and lets go of it when it hears something.
+#[derive(Default)]
+struct Owner(Mutex<Option<Link>>);
+
+impl Ear for Owner {
+    fn frame(&self, _from: NodeId, _header: Header, _payload: &[u8]) {
+        drop(self.0.lock().unwrap().take());
+    }
+
+    fn met(&self, _node: NodeId) {}
+
+    fn lost(&self, _node: NodeId, _why: UcxError) {}
+}
+
+#[test]
+fn a_link_may_be_dropped_by_its_own_ear() {
+    let owner = Arc::new(Owner::default());
+    let one = Link::start(NodeId(0), 2, Arc::clone(&owner) as Arc<dyn Ear>).unwrap();
+    let (two, told) = link(1, 2);
+    one.connect(NodeId(1), &two.introduction(NodeId(0)))
+        .unwrap();
+    two.connect(NodeId(0), &one.introduction(NodeId(1)))
+        .unwrap();
+    *owner.0.lock().unwrap() = Some(one);
+    two.send(NodeId(0), header(0, 1), &[]);
+    assert_eq!(loss(&told, NOTICE).0, NodeId(0));
+}
+
 /// Runs the test `child` of this program in a process of its own, as node 1 of 2; the pipes to it.
 fn child(link: &Link) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut process = Command::new(std::env::current_exe().unwrap())

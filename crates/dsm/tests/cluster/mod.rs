@@ -372,6 +372,8 @@ impl Cluster {
 
     pub fn stop(&self) {
         self.nodes.iter().for_each(|node| node.engine.stop());
+        let ports = self.nodes.iter().filter_map(|node| node.port.as_ref());
+        ports.for_each(|port| drop(port.link.close(Duration::ZERO)));
     }
 }
 
