@@ -19,8 +19,8 @@ use std::time::Duration;
 ///   [`Engine::peer_lost`](crate::Engine::peer_lost); never here;
 /// - **without waiting**: `send` queues what the peer does not take at once.
 ///
-/// Implementations: node channels over TCP (`PagePeers` of `lev-mesh`, and `lev-region`), and a network in memory that
-/// delays, reorders and cuts as much as this allows (`tests/faulty`).
+/// Implementations: node channels over TCP (`PagePeers` of `lev-mesh`), UCX beside them (`lev-ucx`, chosen in `lev-region`), and a
+/// network in memory that delays, reorders and cuts as much as this allows (`tests/faulty`).
 pub trait PageLink: Send + Sync {
     /// Sends one frame to node `to`: `header`, then `parts` one after the other (`header.len` is their sum). Called with
     /// page locks held: it must neither wait for the peer nor call back into the engine. The parts are read during the call

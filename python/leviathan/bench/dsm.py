@@ -227,7 +227,9 @@ class Bench:
         """Faults a second of several threads of one node, with one userfaultfd context and with several."""
         pages = THREAD_PAGES if self.pages > THREAD_PAGES // 8 else THREAD_PAGES // 8
         for stripes in STRIPES:
-            with self.team(2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "prefetch": 0, "stripes": stripes}) as team:
+            with self.team(
+                2, [(pages * len(THREADS), 0)], {"read_ahead": 0, "prefetch": 0, "stripes": stripes}
+            ) as team:
                 team[0].ask("touch", first=0, pages=pages * len(THREADS), access="write")
                 for step, threads in enumerate(THREADS):
                     touch = {"first": step * pages, "pages": pages, "access": "read", "random": True}
