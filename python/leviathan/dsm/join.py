@@ -25,7 +25,8 @@ def join(
     waits until all nodes leave theirs.
 
     Raises ``ConfigError`` for a bad file, ``UsageError`` for a node that is not in it, ``StartError`` if userfaultfd is
-    not allowed, a channel cannot be made or UCX is not in this build, ``TimeOver`` naming the nodes that did not come, ``NodeLost``.
+    not allowed, a channel cannot be made or UCX is not in this build, ``TimeOver`` naming the nodes that did not come,
+    ``NodeLost``.
     """
     if not isinstance(description, Description):
         description = Description.load(description)
