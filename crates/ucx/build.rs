@@ -1,4 +1,4 @@
-//! Compiles the shim against UCX's own headers, so that no layout is written down twice.
+//! Compiles the shim against UCX's own headers, so that no layout is written down twice. The library is loaded at run time.
 
 #[cfg(feature = "libucx")]
 fn main() {
@@ -21,13 +21,6 @@ fn main() {
         .includes(&ucx.include_paths)
         .std("c11")
         .compile("lev_ucx_shim");
-    // After the shim, which needs them.
-    for path in &ucx.link_paths {
-        println!("cargo::rustc-link-search=native={}", path.display());
-    }
-    for library in &ucx.libs {
-        println!("cargo::rustc-link-lib={library}");
-    }
 }
 
 #[cfg(not(feature = "libucx"))]

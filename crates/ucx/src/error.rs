@@ -57,6 +57,7 @@ impl UcxError {
             Self::Missing => {
                 Some("install libucx-dev and build with `--features ucx`, or choose the transport \"tcp\"")
             }
+            Self::Call { what: "libucp.so.0", .. } => Some("install libucx0"),
             Self::Call { .. } => Some(
                 "UCX_TLS names transports that this machine has (`ucx_info -d` of the package ucx-utils lists them), UCX_NET_DEVICES its devices",
             ),

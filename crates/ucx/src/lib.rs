@@ -4,7 +4,7 @@
 //! `lev-transport`, and tell each other their [`Link::introduction`] over those. Each introduction holds a random token for
 //! one peer, which every message of that peer must present. What UCX carries is in the clear.
 //!
-//! With the feature `libucx` it links UCX; without it [`Link::start`] says that it cannot. See `docs/design/0017-ucx.md`.
+//! With the feature `libucx` it loads UCX; without it [`Link::start`] says that it cannot. See `docs/design/0017-ucx.md`.
 #![deny(unsafe_code)]
 
 #[cfg(not(feature = "libucx"))]

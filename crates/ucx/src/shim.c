@@ -4,6 +4,7 @@
  * within `lev_ucx_progress`, `lev_ucx_send` and `lev_ucx_close`. Results that are negative are a `ucs_status_t`. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <ucm/api/ucm.h>
 #include <ucp/api/ucp.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
@@ -21,6 +21,37 @@
 
 _Static_assert(UCS_OK == 0 && UCS_INPROGRESS == 1, "what Rust takes for the end and the middle");
 _Static_assert(sizeof(ucs_status_t) <= sizeof(int), "a status travels as an int");
+
+/* What is used of UCX. */
+#define FUNCTIONS(X) \
+    X(ucp_config_read) \
+    X(ucp_config_modify) \
+    X(ucp_config_release) \
+    X(ucp_init_version) \
+    X(ucp_cleanup) \
+    X(ucp_worker_create) \
+    X(ucp_worker_destroy) \
+    X(ucp_worker_set_am_recv_handler) \
+    X(ucp_worker_get_address) \
+    X(ucp_worker_release_address) \
+    X(ucp_worker_get_efd) \
+    X(ucp_worker_arm) \
+    X(ucp_worker_progress) \
+    X(ucp_worker_flush_nbx) \
+    X(ucp_ep_create) \
+    X(ucp_ep_close_nbx) \
+    X(ucp_am_send_nbx) \
+    X(ucp_request_check_status) \
+    X(ucp_request_free) \
+    X(ucs_status_string) \
+    X(ucs_debug_disable_signal) \
+    X(ucs_log_push_handler)
+
+static struct {
+#define X(name) __typeof__(&name) name;
+    FUNCTIONS(X)
+#undef X
+} api;
 
 struct lev_ucx_calls {
     void (*heard)(void *arg, const void *head, size_t head_len, const void *data, size_t len);
@@ -95,25 +126,47 @@ static void release_signals(void)
         if (sigaction(caught[i], NULL, &now) == 0 && now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN &&
             dladdr((void *)(uintptr_t)now.sa_handler, &where) != 0 && where.dli_fname != NULL &&
             strstr(where.dli_fname, "libucs") != NULL)
-            ucs_debug_disable_signal(caught[i]);
+            api.ucs_debug_disable_signal(caught[i]);
     }
 }
 
-/* Once in a process. Hooks of mmap and munmap would change code of libc under threads that serve page faults. */
-static void tame(void)
+/* Sets a variable that is read while UCX is loaded. Once in a process, and before that has threads that could mind: none reads
+ * variables named UCX_... but UCX. */
+static void preset(const char *name, const char *value)
 {
-    static int done;
-    ucm_global_config_t options;
+    if (!getenv(name))
+        setenv(name, value, 0);
+}
 
-    if (__atomic_exchange_n(&done, 1, __ATOMIC_SEQ_CST))
-        return;
-    options = ucm_global_opts;
-    options.enable_events = 0;
-    options.enable_malloc_hooks = 0;
-    options.enable_malloc_reloc = 0;
-    ucm_set_global_opts(&options);
-    ucs_log_push_handler(say);
-    release_signals();
+/* UCX is loaded when it is first wanted, and not linked: its constructors change code of libc (mmap, munmap and so on, to know
+ * when mappings go) unless the environment forbids it. That must not happen under threads that serve page faults. */
+static const char *load(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int loaded;
+    const char *missing = NULL;
+
+    pthread_mutex_lock(&lock);
+    if (!loaded) {
+        void *ucp;
+
+        preset("UCX_MEM_EVENTS", "n");
+        ucp = dlopen("libucp.so.0", RTLD_NOW | RTLD_LOCAL);
+        if (!ucp)
+            missing = "libucp.so.0";
+#define X(name)                                                                                                        \
+    if (ucp && !missing && !(api.name = (__typeof__(api.name))dlsym(ucp, #name)))                                      \
+        missing = #name;
+        FUNCTIONS(X)
+#undef X
+        if (!missing) {
+            api.ucs_log_push_handler(say);
+            release_signals();
+            loaded = 1;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return missing;
 }
 
 static ucs_status_t hear(void *arg, const void *head, size_t head_len, void *data, size_t len,
@@ -133,7 +186,7 @@ static void sent(void *request, ucs_status_t status, void *user_data)
 
     note->owner->calls.sent(note->owner->calls.arg, note->frame, status);
     free(note);
-    ucp_request_free(request);
+    api.ucp_request_free(request);
 }
 
 static void broken(void *arg, ucp_ep_h ep, ucs_status_t status)
@@ -150,7 +203,7 @@ static ucs_status_t set(ucp_config_t *config, const char *name, const char *valu
     char variable[64];
 
     snprintf(variable, sizeof(variable), "UCX_%s", name);
-    return getenv(variable) ? UCS_OK : ucp_config_modify(config, name, value);
+    return getenv(variable) ? UCS_OK : api.ucp_config_modify(config, name, value);
 }
 
 static ucs_status_t open_context(struct lev_ucx *ucx, const char **what)
@@ -164,7 +217,7 @@ static ucs_status_t open_context(struct lev_ucx *ucx, const char **what)
     ucs_status_t status;
 
     *what = "ucp_config_read";
-    status = ucp_config_read(NULL, NULL, &config);
+    status = api.ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK)
         return status;
     /* A peer's machine that is gone is found by probes, by default every 20 s. */
@@ -178,9 +231,9 @@ static ucs_status_t open_context(struct lev_ucx *ucx, const char **what)
         status = set(config, "TCP_CONN_NB", "y");
     if (status == UCS_OK) {
         *what = "ucp_init";
-        status = ucp_init(&params, config, &ucx->context);
+        status = api.ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, config, &ucx->context);
     }
-    ucp_config_release(config);
+    api.ucp_config_release(config);
     return status;
 }
 
@@ -201,25 +254,25 @@ static ucs_status_t open_worker(struct lev_ucx *ucx, const char **what)
     ucs_status_t status;
 
     *what = "ucp_worker_create";
-    status = ucp_worker_create(ucx->context, &params, &ucx->worker);
+    status = api.ucp_worker_create(ucx->context, &params, &ucx->worker);
     if (status != UCS_OK)
         return status;
     *what = "ucp_worker_set_am_recv_handler";
-    status = ucp_worker_set_am_recv_handler(ucx->worker, &handler);
+    status = api.ucp_worker_set_am_recv_handler(ucx->worker, &handler);
     if (status != UCS_OK)
         return status;
     *what = "ucp_worker_get_address";
-    return ucp_worker_get_address(ucx->worker, &ucx->address, &ucx->address_len);
+    return api.ucp_worker_get_address(ucx->worker, &ucx->address, &ucx->address_len);
 }
 
 void lev_ucx_destroy(struct lev_ucx *ucx)
 {
     if (ucx->address)
-        ucp_worker_release_address(ucx->worker, ucx->address);
+        api.ucp_worker_release_address(ucx->worker, ucx->address);
     if (ucx->worker)
-        ucp_worker_destroy(ucx->worker);
+        api.ucp_worker_destroy(ucx->worker);
     if (ucx->context)
-        ucp_cleanup(ucx->context);
+        api.ucp_cleanup(ucx->context);
     while (ucx->peers) {
         struct lev_ucx_peer *peer = ucx->peers;
 
@@ -237,7 +290,11 @@ int lev_ucx_open(const struct lev_ucx_calls *calls, struct lev_ucx **out, const 
     *what = "malloc";
     if (!ucx)
         return UCS_ERR_NO_MEMORY;
-    tame();
+    *what = load();
+    if (*what) {
+        free(ucx);
+        return UCS_ERR_UNSUPPORTED;
+    }
     ucx->calls = *calls;
     status = open_context(ucx, what);
     if (status == UCS_OK)
@@ -259,20 +316,20 @@ const void *lev_ucx_address(const struct lev_ucx *ucx, size_t *len)
 /* The descriptor that is readable when there is something to do after `lev_ucx_arm` said 0; it stays UCX's. */
 int lev_ucx_event_fd(struct lev_ucx *ucx, int *fd)
 {
-    return ucp_worker_get_efd(ucx->worker, fd);
+    return api.ucp_worker_get_efd(ucx->worker, fd);
 }
 
 /* 0: the descriptor tells of what comes next; 1: there is something to do now. */
 int lev_ucx_arm(struct lev_ucx *ucx)
 {
-    ucs_status_t status = ucp_worker_arm(ucx->worker);
+    ucs_status_t status = api.ucp_worker_arm(ucx->worker);
 
     return status == UCS_ERR_BUSY ? 1 : status;
 }
 
 unsigned lev_ucx_progress(struct lev_ucx *ucx)
 {
-    return ucp_worker_progress(ucx->worker);
+    return api.ucp_worker_progress(ucx->worker);
 }
 
 int lev_ucx_connect(struct lev_ucx *ucx, const void *address, uint64_t node, struct lev_ucx_peer **out)
@@ -291,7 +348,7 @@ int lev_ucx_connect(struct lev_ucx *ucx, const void *address, uint64_t node, str
         return UCS_ERR_NO_MEMORY;
     peer->owner = ucx;
     peer->node = node;
-    status = ucp_ep_create(ucx->worker, &params, &peer->ep);
+    status = api.ucp_ep_create(ucx->worker, &params, &peer->ep);
     if (status != UCS_OK) {
         free(peer);
         return status;
@@ -319,7 +376,7 @@ int lev_ucx_send(struct lev_ucx_peer *peer, const void *head, size_t head_len, c
         return UCS_ERR_NO_MEMORY;
     note->owner = peer->owner;
     note->frame = frame;
-    request = ucp_am_send_nbx(peer->ep, LEV_AM_ID, head, head_len, data, len, &param);
+    request = api.ucp_am_send_nbx(peer->ep, LEV_AM_ID, head, head_len, data, len, &param);
     if (UCS_PTR_IS_PTR(request))
         return 1;
     free(note);
@@ -333,10 +390,10 @@ static int over(void **request)
 
     if (!*request)
         return 0;
-    status = ucp_request_check_status(*request);
+    status = api.ucp_request_check_status(*request);
     if (status == UCS_INPROGRESS)
         return 1;
-    ucp_request_free(*request);
+    api.ucp_request_free(*request);
     *request = NULL;
     return status;
 }
@@ -345,7 +402,7 @@ static int over(void **request)
 int lev_ucx_flush(struct lev_ucx *ucx)
 {
     ucp_request_param_t param = {.op_attr_mask = 0};
-    ucs_status_ptr_t request = ucp_worker_flush_nbx(ucx->worker, &param);
+    ucs_status_ptr_t request = api.ucp_worker_flush_nbx(ucx->worker, &param);
 
     if (!UCS_PTR_IS_PTR(request))
         return UCS_PTR_RAW_STATUS(request);
@@ -364,7 +421,7 @@ void lev_ucx_part(struct lev_ucx *ucx)
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
 
     for (struct lev_ucx_peer *peer = ucx->peers; peer; peer = peer->next) {
-        ucs_status_ptr_t request = ucp_ep_close_nbx(peer->ep, &param);
+        ucs_status_ptr_t request = api.ucp_ep_close_nbx(peer->ep, &param);
 
         if (UCS_PTR_IS_PTR(request))
             peer->closing = request;
@@ -383,5 +440,5 @@ int lev_ucx_parted(struct lev_ucx *ucx)
 
 const char *lev_ucx_status(int status)
 {
-    return ucs_status_string((ucs_status_t)status);
+    return api.ucs_status_string ? api.ucs_status_string((ucs_status_t)status) : "not loaded";
 }

@@ -327,23 +327,6 @@ fn a_full_queue_is_a_loss() {
     process.wait().unwrap();
 }
 
-/// UCX can change the code of libc's calls on memory, to know when mappings go. That must not happen in a process that serves
-/// page faults.
-#[test]
-fn the_calls_on_memory_stay_as_they_are() {
-    let code = || -> Vec<[u8; 16]> {
-        let calls = [libc::munmap as *const (), libc::mremap as *const ()];
-        // SAFETY: code of libc, which is mapped and longer than this.
-        let read = |at: &*const ()| unsafe { std::ptr::read(at.cast::<[u8; 16]>()) };
-        calls.iter().map(read).collect()
-    };
-    let before = code();
-    let all = links(2);
-    all[0].0.send(NodeId(1), header(0, 1), &[]);
-    frame(&all[1].1);
-    assert_eq!(before, code());
-}
-
 /// A thread of the test that is scheduled first must not keep UCX from doing its work.
 #[test]
 fn a_busy_thread_that_goes_first_starves_nobody() {
