@@ -156,6 +156,7 @@ mod tests {
             memory: vec![],
             pool: None,
             encrypt: Encrypt::On,
+            transport: Default::default(),
             engine: Default::default(),
             events: None,
             report: None,
