@@ -189,3 +189,17 @@ fn threads_of_the_home_lose_no_write_while_blocks_come_back() {
     cluster.run(LIMIT, vec![check]);
     cluster.stop();
 }
+
+/// Linux 6.7 and later forgets a thread that begins to wait for a page just while its block leaves userfaultfd.
+#[test]
+fn who_waits_while_a_block_leaves_is_woken() {
+    const BLOCKS: u64 = 200;
+    run(&Cluster::start(shape(BLOCKS)), |cluster| {
+        let home = &cluster.nodes[0];
+        // Seen with threads of low priority only; the priority is this thread's.
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) };
+        (0..BLOCKS * BLOCK).for_each(|page| home.write(page, 0, page));
+        assert_eq!(moves(home), (BLOCKS, 0));
+    });
+}

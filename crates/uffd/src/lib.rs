@@ -117,7 +117,10 @@ impl Uffd {
             abi::UFFDIO_UNREGISTER,
             &mut range,
             start,
-        )
+        )?;
+        // The kernel wakes first and ends the registration then. Faults hold the lock of their mapping only (Linux 6.7), so
+        // one may begin to wait in between, of which nothing would ever wake it. Now none can come any more.
+        self.wake(start, len)
     }
 
     /// Installs `bytes` (whole pages) at `to` and wakes the waiters; `protect`: without the right to write.
