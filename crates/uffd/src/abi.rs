@@ -6,6 +6,8 @@ pub(crate) const UFFD_API: u64 = 0xAA;
 const UFFDIO: u64 = 0xAA;
 
 pub(crate) const UFFD_FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+/// Memory that `mremap` moves stays registered, and its mover waits until the event is read; Linux 4.11.
+pub(crate) const UFFD_FEATURE_EVENT_REMAP: u64 = 1 << 2;
 const UFFD_FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 pub(crate) const UFFD_FEATURE_THREAD_ID: u64 = 1 << 8;
 const UFFD_FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;

@@ -65,9 +65,28 @@ impl Uffd {
     /// # Errors
     /// [`UffdError::Permission`], [`UffdError::Missing`] for a kernel that lacks what is needed, or a failed call.
     pub fn open() -> Result<Self, UffdError> {
+        Self::open_with(0)
+    }
+
+    /// The same, and memory that `mremap` moves stays registered. From then on, whoever moves registered memory waits inside of
+    /// `mremap` until a thread calls [`Uffd::read`], and fills and protections wait meanwhile.
+    ///
+    /// # Errors
+    /// As [`Uffd::open`]; [`UffdError::Missing`] also for a kernel that does not know this.
+    pub fn open_movable() -> Result<Self, UffdError> {
+        Self::open_with(abi::UFFD_FEATURE_EVENT_REMAP)
+    }
+
+    fn open_with(more: u64) -> Result<Self, UffdError> {
         // A context takes its features once only, so one context is spent on asking what there is.
         let available = handshake(&open_descriptor()?, 0)?;
-        let needed = abi::UFFD_FEATURE_PAGEFAULT_FLAG_WP | abi::UFFD_FEATURE_THREAD_ID;
+        if available & more != more {
+            return Err(UffdError::Missing {
+                what: "registration that survives mremap (UFFD_FEATURE_EVENT_REMAP, Linux 4.11)",
+                features: available,
+            });
+        }
+        let needed = abi::UFFD_FEATURE_PAGEFAULT_FLAG_WP | abi::UFFD_FEATURE_THREAD_ID | more;
         if available & needed != needed {
             return Err(UffdError::Missing {
                 what: "write-protect faults (Linux 5.7)",
@@ -129,12 +148,12 @@ impl Uffd {
     /// The call failed for another reason than a page that was there already.
     pub fn copy(&self, to: u64, bytes: &[u8], protect: bool) -> Result<Fill, UffdError> {
         let mode = if protect { abi::UFFDIO_COPY_MODE_WP } else { 0 };
-        fill::all(to, bytes.len() as u64, |done| {
-            let (rest, dst) = (&bytes[done as usize..], to + done);
+        fill::all(to, bytes.len() as u64, |done, len| {
+            let (part, dst) = (&bytes[done as usize..][..len as usize], to + done);
             let mut request = abi::UffdioCopy {
                 dst,
-                src: rest.as_ptr() as u64,
-                len: rest.len() as u64,
+                src: part.as_ptr() as u64,
+                len,
                 mode,
                 copy: 0,
             };
@@ -148,10 +167,10 @@ impl Uffd {
     /// # Errors
     /// The call failed for another reason than a page that was there already.
     pub fn zero(&self, start: u64, len: u64) -> Result<Fill, UffdError> {
-        fill::all(start, len, |done| {
+        fill::all(start, len, |done, len| {
             let range = abi::UffdioRange {
                 start: start + done,
-                len: len - done,
+                len,
             };
             let mut request = abi::UffdioZeropage {
                 range,
@@ -233,25 +252,15 @@ impl Uffd {
     }
 
     fn write_protect(&self, start: u64, len: u64, mode: u64) -> Result<(), UffdError> {
-        let mut request = abi::UffdioWriteprotect {
-            range: abi::UffdioRange { start, len },
-            mode,
-        };
-        loop {
-            match self.ioctl(
-                "UFFDIO_WRITEPROTECT",
-                abi::UFFDIO_WRITEPROTECT,
-                &mut request,
-                start,
-            ) {
-                // The kernel says so while the process forks or remaps memory: nothing was done yet.
-                Err(UffdError::Call {
-                    errno: libc::EAGAIN,
-                    ..
-                }) => std::thread::yield_now(),
-                result => return result,
-            }
-        }
+        fill::each(len, |done, len| {
+            let range = abi::UffdioRange {
+                start: start + done,
+                len,
+            };
+            let mut request = abi::UffdioWriteprotect { range, mode };
+            let call = "UFFDIO_WRITEPROTECT";
+            self.ioctl(call, abi::UFFDIO_WRITEPROTECT, &mut request, range.start)
+        })
     }
 
     fn ioctl<T>(

@@ -163,3 +163,82 @@ fn a_range_belongs_to_one_context() {
         "{error}"
     );
 }
+
+#[test]
+fn ranges_may_lie_in_several_mappings() {
+    let Some(uffd) = open() else { return };
+    let page = PAGE as u64;
+    let base = map(16, Memory::Anonymous);
+    uffd.register(base, 16 * page, Memory::Anonymous).unwrap();
+    for cut in [3, 4, 11] {
+        // SAFETY: a page of the mapping; the advice concerns forks only, and makes it a mapping of its own.
+        let result = unsafe {
+            libc::madvise(
+                (base + cut * page) as *mut libc::c_void,
+                PAGE,
+                libc::MADV_DONTFORK,
+            )
+        };
+        assert_eq!(result, 0);
+    }
+    let bytes = vec![5; 8 * PAGE];
+    assert_eq!(uffd.copy(base, &bytes, true), Ok(Fill::Complete));
+    assert_eq!(uffd.zero(base + 8 * page, 8 * page), Ok(Fill::Complete));
+    uffd.unprotect(base, 16 * page).unwrap();
+    (0..16).for_each(|number| write_at(base + number * page + 1, 6));
+    uffd.protect(base, 16 * page).unwrap();
+    let writers: Vec<_> = (0..16)
+        .map(|number| {
+            let writer = std::thread::spawn(move || write_at(base + number * page + 2, 7));
+            let fault = next_fault(&uffd);
+            assert_eq!(
+                (fault.address, fault.protected),
+                (base + number * page, true)
+            );
+            writer
+        })
+        .collect();
+    uffd.unprotect(base, 16 * page).unwrap();
+    writers
+        .into_iter()
+        .for_each(|writer| writer.join().unwrap());
+    for number in 0..16 {
+        let first = if number < 8 { 5 } else { 0 };
+        let read = [0, 1, 2].map(|at| read_at(base + number * page + at));
+        assert_eq!(read, [first, 6, 7], "page {number}");
+    }
+}
+
+#[test]
+fn moved_memory_stays_registered_and_its_mover_waits_until_that_is_read() {
+    let uffd = match Uffd::open_movable() {
+        Ok(uffd) => uffd,
+        Err(error @ UffdError::Permission { .. }) => return println!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    };
+    let (pattern, place) = (map(1, Memory::Anonymous), map(1, Memory::Shmem));
+    uffd.register(pattern, PAGE as u64, Memory::Anonymous)
+        .unwrap();
+    write_at(place, 1);
+    for round in 0..3 {
+        let mover = std::thread::spawn(move || {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+            // SAFETY: both are pages of this test; the one at `place` is replaced, which nobody has references into.
+            let result =
+                unsafe { libc::syscall(libc::SYS_mremap, pattern, PAGE, PAGE, flags, place) };
+            assert_eq!(result as u64, place);
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!mover.is_finished());
+        let mut faults = Vec::new();
+        while !mover.is_finished() {
+            uffd.read(&mut faults).unwrap();
+            assert!(faults.is_empty(), "an event that is no fault");
+        }
+        mover.join().unwrap();
+        let reader = std::thread::spawn(move || read_at(place));
+        assert_eq!(next_fault(&uffd).address, place);
+        assert_eq!(uffd.copy(place, &[round; PAGE], false), Ok(Fill::Complete));
+        assert_eq!(reader.join().unwrap(), round);
+    }
+}
