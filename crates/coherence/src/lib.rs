@@ -10,7 +10,7 @@
 //! between different pairs.
 //!
 //! A node that has no room gives pages back: the home lets it drop a copy that others have, too, and finds a keeper for
-//! the only one. Pages leave the pool again. A node may be lost at any moment: its homes are gone with it, all others
+//! the only one. Pages leave the pool again; [`Stays`] says which. A node may be lost at any moment: its homes are gone with it, all others
 //! strike it from their directories and answer for it; who asked for contents that are gone is told so.
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod message;
 mod node;
 mod page;
 mod sharers;
+mod stays;
 
 #[cfg(test)]
 mod model;
@@ -35,3 +36,4 @@ pub use message::{Access, Action, Demand, Illegal, Message, Slot};
 pub use node::{NodePage, NodeState};
 pub use page::{Page, Rules, Surroundings};
 pub use sharers::Sharers;
+pub use stays::Stays;

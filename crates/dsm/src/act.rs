@@ -4,8 +4,8 @@ use crate::core::{Core, Failure, PAGE, ZERO_PAGE};
 use crate::frames::Frame;
 use crate::memory::{self, PageBuffer};
 use crate::pool::Pool;
-use crate::segment::PageRecord;
-use crate::{Backing, DsmError};
+use crate::segment::{PageRecord, Segment};
+use crate::DsmError;
 use lev_coherence::{Access, Action, Illegal, Message, Slot};
 use lev_uffd::{Fill, Uffd};
 use lev_wire::frame::HEADER_LEN;
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Where an event happens, for carrying out its actions.
 pub(crate) struct Place<'a> {
-    pub(crate) backing: Backing,
+    pub(crate) segment: &'a Segment,
+    pub(crate) offset: u64,
     pub(crate) address: u64,
     pub(crate) uffd: &'a Uffd,
     pub(crate) page: PageNumber,
@@ -35,7 +36,8 @@ impl Core {
         match action {
             Action::Send(to, message) => self.send(to, place.page, message, &[]),
             Action::Read => {
-                memory::read_page(place.address, place.backing, buffer)?; // all zeroes, if it is not there
+                memory::read_page(place.address, place.segment.backing, buffer)?;
+                // all zeroes, if it is not there
             }
             Action::SendPage(to, access) => {
                 let contents = |zero| Message::Contents { access, zero };
@@ -51,7 +53,7 @@ impl Core {
                 self.granted(record);
             }
             Action::Drop => {
-                memory::remove(place.address, PAGE, place.backing)?;
+                memory::remove(place.address, PAGE, place.segment.backing)?;
                 self.stats.invalidations.add(1);
             }
             Action::InstallReceived(access) => {
@@ -73,21 +75,32 @@ impl Core {
                 self.stats.pages_zero_filled.add(1);
             }
             Action::CopyToSlot(slot) => {
-                memory::read_page(place.address, place.backing, buffer)?;
+                memory::read_page(place.address, place.segment.backing, buffer)?;
                 self.slot(slot)?.write(slot, buffer);
             }
             Action::MapSlot(slot) => {
                 self.slot(slot)?.map(slot, place.address)?;
                 place.uffd.wake(place.address, PAGE)?;
-                self.stats.pool_pages.add(1);
+                self.stats.pool_joined.add(1);
                 self.stats.faults_pool.add(1);
                 self.answered(record);
             }
             // These come in runs: see `runs`.
             Action::SendAhead(_) => {}
-            // No home of this version demands it.
-            Action::UnmapSlot(_) | Action::InstallSlot(_) | Action::FreeSlot(_) => {
-                return Err(Failure::Peer(Illegal("pages stay in the pool here")));
+            Action::UnmapSlot(_) => {
+                self.unmap_slot(place.segment, place.offset)?;
+                self.stats.pool_left.add(1);
+            }
+            Action::InstallSlot(slot) => {
+                self.slot(slot)?.read(slot, buffer);
+                let fill = place.uffd.copy(place.address, &buffer.0, false)?;
+                self.installed(fill, record)?;
+            }
+            Action::FreeSlot(slot) => {
+                self.slot(slot)?.give_back(slot);
+                if let Some(leave) = &self.leave {
+                    leave.gone();
+                }
             }
             Action::ZeroSlot(slot) => {
                 buffer.0.fill(0);
@@ -108,8 +121,13 @@ impl Core {
                 self.holds.push(until, for_turn, place.page, demand);
             }
             Action::DiscardDone => self.discards.complete(place.page),
-            Action::Promoted(_) => self.stats.promotions.add(1),
-            Action::Demoted(_) => {}
+            Action::Promoted(_) => {
+                self.stats.promotions.add(1);
+                if let Some(leave) = &self.leave {
+                    leave.promoted(place.page, self.now_ns() / 1000);
+                }
+            }
+            Action::Demoted(_) => self.stats.pages_demoted.add(1),
             Action::Fail => return Err(Failure::Here(DsmError::Lost(self.lost.first()))),
             Action::Queued => self.stats.waits.add(1),
             Action::LentToWrite => self.stats.lent_to_write.add(1),

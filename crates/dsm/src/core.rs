@@ -5,10 +5,12 @@ use crate::ahead::Appetite;
 use crate::discards::Discards;
 use crate::gate::Gate;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
+use crate::leave::Leave;
 use crate::loose::Loose;
 use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
+use crate::replace::Mover;
 use crate::room::{self, Room};
 use crate::runs::Reads;
 use crate::segment::{Chunk, PageRecord, Segment, SegmentTable};
@@ -30,7 +32,8 @@ pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 
 /// Everything that the engine's threads share.
 ///
-/// Order of locks: the table, then one page (or all of a block, upwards: `loose`), then any of the small ones (holds, discards, visits).
+/// Order of locks: the table, then one page (or all of a block, upwards: `loose`), then who moves memory, then any of the small
+/// ones (holds, discards, visits, stays in the pool).
 pub(crate) struct Core {
     pub(crate) rules: Rules,
     pub(crate) nodes: u16,
@@ -46,6 +49,9 @@ pub(crate) struct Core {
     pub(crate) link: Arc<dyn PageLink>,
     pub(crate) uffds: Vec<Uffd>,
     pub(crate) pool: Option<Pool>,
+    /// Of pages from the pool; `None`: they never leave it.
+    pub(crate) leave: Option<Leave>,
+    pub(crate) mover: Mover,
     pub(crate) table: RwLock<SegmentTable>,
     /// Frames about segments that are not active here yet.
     pub(crate) early: Mutex<VecDeque<(NodeId, Header, Vec<u8>)>>,
@@ -93,6 +99,8 @@ pub(crate) enum Event<'a> {
     Discard,
     /// This node is short of room.
     Return,
+    /// At home: the page is to leave the pool.
+    Demote,
     /// This node is lost.
     Lost(NodeId),
 }
@@ -120,6 +128,7 @@ impl From<lev_uffd::UffdError> for Failure {
 /// What the state machine may ask about one page.
 pub(crate) struct Ask<'a> {
     pub(crate) core: &'a Core,
+    pub(crate) page: PageNumber,
     pub(crate) held: bool,
 }
 
@@ -137,7 +146,11 @@ impl Surroundings for Ask<'_> {
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
-        self.core.pool.as_ref()?.take()
+        let slot = self.core.pool.as_ref()?.take();
+        if let (None, Some(leave)) = (slot, &self.core.leave) {
+            leave.refuse(self.page, self.core.now_ns() / 1000);
+        }
+        slot
     }
 
     fn keeper(&mut self, holder: NodeId) -> Option<NodeId> {
@@ -181,7 +194,12 @@ impl Core {
             own_writes: Appetite::for_own_faults(u64::from(options.prefetch)),
             link,
             uffds,
+            leave: match options.demote_after_ms {
+                0 => None,
+                ms => pool.as_ref().map(|_| Leave::new(ms)),
+            },
             pool,
+            mover: Mover::default(),
             table: RwLock::default(),
             early: Mutex::default(),
             holds: HoldQueue::default(),
@@ -277,6 +295,7 @@ impl Core {
             );
         let mut ask = Ask {
             core: self,
+            page: segment.first + offset,
             held: fresh || keeps.now,
         };
         let before = record.node;
@@ -297,11 +316,13 @@ impl Core {
             Event::Resume(demand) => (page.resume(demand, &mut ask, actions), &[][..]),
             Event::Discard => (page.discard(&mut ask, actions), &[][..]),
             Event::Return => (page.give_back(&mut ask, actions).map(|_| ()), &[][..]),
+            Event::Demote => (page.demote(&mut ask, actions).map(|_| ()), &[][..]),
             Event::Lost(node) => (page.lost(node, &mut ask, actions), &[][..]),
         };
         result.map_err(Failure::Peer)?;
         let place = Place {
-            backing: segment.backing,
+            segment,
+            offset,
             address: segment.address(offset),
             uffd: &self.uffds[segment.stripe(offset)],
             page: segment.first + offset,

@@ -63,6 +63,8 @@ pub struct Counters {
     pub invalidations: u64,
     /// Pages of which this node is the home that moved into the pool.
     pub promotions: u64,
+    /// Those of them that left it again, because others needed the slots.
+    pub pages_demoted: u64,
     /// Pages that this node maps from the pool now.
     pub pool_pages: u64,
     /// Slots of the pool that this home may still give out.
@@ -121,6 +123,7 @@ impl Counters {
             ("upgrades_saved", self.upgrades_saved),
             ("invalidations", self.invalidations),
             ("promotions", self.promotions),
+            ("pages_demoted", self.pages_demoted),
             ("pool_pages", self.pool_pages),
             ("pool_free", self.pool_free),
             ("holds", self.holds),

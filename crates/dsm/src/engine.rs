@@ -4,6 +4,7 @@ use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::discards::Ticket;
 use crate::memory;
 use crate::pool::Pool;
+use crate::replace::Pattern;
 use crate::room::{RoomEvent, LEAST_PAGES};
 use crate::segment::{Segment, SegmentTable};
 use crate::threads::{self, StopFlag};
@@ -56,8 +57,15 @@ impl Engine {
             ));
         }
         let stripes = config.options.stripes.clamp(1, 64);
+        let leaves = pool.is_some() && config.options.demote_after_ms > 0;
         let uffds = (0..stripes)
-            .map(|_| Uffd::open())
+            .map(|_| {
+                if leaves {
+                    Uffd::open_movable()
+                } else {
+                    Uffd::open()
+                }
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let engine = Self {
             core: Arc::new(Core::new(config, link, uffds, pool)),
@@ -79,6 +87,18 @@ impl Engine {
         if limit > 0 {
             let core = Arc::clone(&engine.core);
             engine.spawn("lev-room".into(), move || core.serve_room())?;
+        }
+        if engine.core.leave.is_some() {
+            let core = Arc::clone(&engine.core);
+            engine.spawn("lev-move".into(), move || {
+                threads::serve_first();
+                core.serve_moves();
+            })?;
+            let core = Arc::clone(&engine.core);
+            engine.spawn("lev-leave".into(), move || {
+                threads::serve_first();
+                core.leave.as_ref().map(|leave| core.serve_leaves(leave));
+            })?;
         }
         Ok(Arc::new(engine))
     }
@@ -237,6 +257,10 @@ impl Engine {
         self.core.holds.stop();
         self.core.discards.give_up();
         self.core.room.signal();
+        self.core.mover.stop();
+        if let Some(leave) = &self.core.leave {
+            leave.stop();
+        }
         let _ = self.stop_trace(0); // what is in the file can be read
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -263,6 +287,10 @@ impl Engine {
             Backing::Shmem => Memory::Shmem,
         };
         memory::forbid_huge_pages(segment.local, segment.len())?;
+        if self.core.leave.is_some() {
+            let pattern = Pattern::new(segment, &self.core.uffds)?;
+            let _ = segment.pattern.set(pattern); // a segment is registered once
+        }
         for (run, stripe) in segment.stripe_runs() {
             let len = (run.end - run.start) * PAGE;
             self.core.uffds[stripe].register(segment.address(run.start), len, memory)?;

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 impl Core {
     /// Serves the faults of one context until the engine stops. Never touches guest memory that may be absent.
@@ -17,7 +18,7 @@ impl Core {
         let mut scratch = Scratch::new();
         let mut faults = Vec::with_capacity(16);
         while !self.stopped.load(Ordering::Acquire) {
-            let result = wait_readable(self.uffds[stripe].as_raw_fd(), stop.as_raw_fd())
+            let result = wait_readable(&[self.uffds[stripe].as_raw_fd(), stop.as_raw_fd()], None)
                 .and_then(|()| Ok(self.uffds[stripe].read(&mut faults)?));
             if let Err(error) = result {
                 return self.fatal(error);
@@ -240,23 +241,26 @@ impl Core {
     }
 }
 
-/// Sleeps until `fd` or `stop` is readable.
-fn wait_readable(fd: RawFd, stop: RawFd) -> Result<(), DsmError> {
-    let entry = |fd| libc::pollfd {
-        fd,
+/// Sleeps until one of at most two descriptors is readable, at most so long.
+pub(crate) fn wait_readable(fds: &[RawFd], most: Option<Duration>) -> Result<(), DsmError> {
+    let mut entries = [libc::pollfd {
+        fd: -1, // the kernel leaves it out
         events: libc::POLLIN,
         revents: 0,
-    };
-    let mut entries = [entry(fd), entry(stop)];
+    }; 2];
+    for (entry, fd) in entries.iter_mut().zip(fds) {
+        entry.fd = *fd;
+    }
+    let most = most.map_or(-1, |most| most.as_millis() as i32);
     // SAFETY: `entries` is valid for the two entries that the call is told of, and exclusively borrowed.
-    if unsafe { libc::poll(entries.as_mut_ptr(), 2, -1) } >= 0 {
+    if unsafe { libc::poll(entries.as_mut_ptr(), 2, most) } >= 0 {
         return Ok(());
     }
     match std::io::Error::last_os_error().raw_os_error() {
         Some(libc::EINTR) | None => Ok(()),
         Some(errno) => Err(DsmError::System {
             call: "poll",
-            at: fd as u64,
+            at: entries[0].fd as u64,
             errno,
         }),
     }

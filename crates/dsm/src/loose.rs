@@ -10,8 +10,8 @@
 //! with all their locks held.
 
 use crate::core::{Core, Failure, PAGE, ZERO_PAGE};
-use crate::memory;
 use crate::segment::{Chunk, Segment, BLOCK_PAGES, CHUNK_PAGES};
+use crate::{mappings, memory};
 use crate::{Backing, DsmError};
 use lev_uffd::Memory;
 use std::ops::Range;
@@ -33,7 +33,7 @@ impl Loose {
         Self {
             blocks: AtomicU64::new(0),
             most: if wanted {
-                memory::max_map_count() / SHARE_OF_MAPPINGS
+                mappings::limit() / SHARE_OF_MAPPINGS
             } else {
                 0
             },

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-const PAGE: u64 = PAGE_SIZE as u64;
+pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 /// include/uapi/asm-generic/mman-common.h, since Linux 6.1.
 const MADV_COLLAPSE: i32 = 25;
 /// The same header, since Linux 5.14.
@@ -42,18 +42,12 @@ fn call(name: &'static str, at: u64, result: i64) -> Result<i64, DsmError> {
     })
 }
 
-/// Mappings that a process may have, if the kernel does not say otherwise (`vm.max_map_count`).
-const DEFAULT_MAP_COUNT: u64 = 65530;
-
-/// Mappings that this process may have.
-pub(crate) fn max_map_count() -> u64 {
-    std::fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(DEFAULT_MAP_COUNT)
-}
-
-fn madvise(start: u64, len: u64, advice: i32, name: &'static str) -> Result<(), DsmError> {
+pub(crate) fn madvise(
+    start: u64,
+    len: u64,
+    advice: i32,
+    name: &'static str,
+) -> Result<(), DsmError> {
     // SAFETY: callers pass ranges of guest memory, which the engine owns: what the advice does to its contents is
     // what the protocol wants, and nobody holds Rust references into it.
     let result = unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) };
@@ -177,17 +171,20 @@ fn in_page_table(address: u64) -> Result<bool, DsmError> {
     let mut entry = [0; 8];
     pagemap()?
         .read_exact_at(&mut entry, address / PAGE * 8)
-        .map_err(|error| pagemap_error(address, &error))?;
+        .map_err(|error| file_error(PAGEMAP, address, &error))?;
     Ok(has_contents(u64::from_le_bytes(entry)))
 }
 
+const PAGEMAP: &str = "/proc/self/pagemap";
+
 fn pagemap() -> Result<File, DsmError> {
-    File::open("/proc/self/pagemap").map_err(|error| pagemap_error(0, &error))
+    File::open(PAGEMAP).map_err(|error| file_error(PAGEMAP, 0, &error))
 }
 
-fn pagemap_error(at: u64, error: &std::io::Error) -> DsmError {
+/// A file of the kernel about this process cannot be read.
+pub(crate) fn file_error(name: &'static str, at: u64, error: &std::io::Error) -> DsmError {
     DsmError::System {
-        call: "/proc/self/pagemap",
+        call: name,
         at,
         errno: error.raw_os_error().unwrap_or(0),
     }
@@ -215,7 +212,7 @@ pub(crate) fn populated(
         let entries = &mut entries[..(count * 8) as usize];
         pagemap
             .read_exact_at(entries, address / PAGE * 8)
-            .map_err(|error| pagemap_error(address, &error))?;
+            .map_err(|error| file_error(PAGEMAP, address, &error))?;
         if backing == Backing::Shmem {
             // Contents may be in the file without being mapped here.
             // SAFETY: mincore writes one byte per page, `count` of them, into `residency`, which has at least so many.
@@ -283,9 +280,42 @@ pub(crate) fn map_shared(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u6
     call("mmap", offset, result).map(|address| address as u64)
 }
 
-/// Ends a mapping made by [`map_shared`].
+/// Maps `len` bytes of private memory wherever there is room; returns the address.
+pub(crate) fn map_private(len: u64, no_reserve: bool) -> Result<u64, DsmError> {
+    let more = if no_reserve { libc::MAP_NORESERVE } else { 0 };
+    // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            0,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more,
+            -1,
+            0,
+        )
+    };
+    call("mmap", 0, result).map(|address| address as u64)
+}
+
+/// `mremap` of `[from, from + old)` to so many bytes; `old` 0: the mapping, which is shared, is copied. `to`: there, in the
+/// place of what is there, and what lies at `from` stays, empty; `None`: wherever there is room. Returns the address.
+pub(crate) fn remap(from: u64, old: u64, new: u64, to: Option<u64>) -> Result<u64, DsmError> {
+    let flags = match (old, to) {
+        (_, None) => libc::MREMAP_MAYMOVE,
+        (0, Some(_)) => libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+        (_, Some(_)) => libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
+    };
+    // SAFETY: `from` is memory of the engine that nobody touches, or guest memory of which only the mapping is copied; `to` is a
+    // page of guest memory, which the engine owns and into which nobody holds Rust references: the protocol says that nobody
+    // needs what is mapped there any more.
+    let result = unsafe { libc::syscall(libc::SYS_mremap, from, old, new, flags, to.unwrap_or(0)) };
+    call("mremap", to.unwrap_or(from), result).map(|address| address as u64)
+}
+
+/// Ends a mapping made by [`map_shared`], [`map_private`] or [`remap`].
 pub(crate) fn unmap(address: u64, len: u64) {
-    // SAFETY: only called for a mapping of `map_shared` that is not used any more. It cannot fail for one, and
+    // SAFETY: only called for a mapping that the engine made and that is not used any more. It cannot fail for one, and
     // there is nothing to do about it if it did.
     unsafe { libc::syscall(libc::SYS_munmap, address, len) };
 }

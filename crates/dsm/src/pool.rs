@@ -1,11 +1,13 @@
 //! The hot-page pool: memory that all nodes map. Each home gives out the slots of its own part.
 
+use crate::mappings;
 use crate::memory::{self, PageBuffer};
 use crate::{DsmError, PoolMapping};
 use lev_coherence::Slot;
 use lev_wire::{NodeId, PAGE_SIZE};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Mappings left to the rest of the process.
@@ -16,8 +18,11 @@ pub(crate) struct Pool {
     /// All of the pool, mapped once for copying into slots.
     base: u64,
     slots: u64,
+    /// Of this home's part: the first slot that was never given out.
     next: AtomicU32,
     end: u32,
+    /// Of this home's part: slots that were given back.
+    back: Mutex<Vec<Slot>>,
 }
 
 impl Pool {
@@ -30,7 +35,7 @@ impl Pool {
             return Err(DsmError::Config("the pool has less than one page per node"));
         }
         // Every pooled page cuts a mapping of guest memory in two and adds its own: two mappings more.
-        let usable = slots.min((memory::max_map_count().saturating_sub(OTHER_MAPPINGS)) / 2);
+        let usable = slots.min((mappings::limit().saturating_sub(OTHER_MAPPINGS)) / 2);
         let part = (usable / u64::from(nodes)) as u32;
         let base = memory::map_shared(mapping.fd.as_fd(), mapping.offset, slots * PAGE)?;
         let first = u32::from(me.0) * part;
@@ -40,11 +45,15 @@ impl Pool {
             slots,
             next: AtomicU32::new(first),
             end: first + part,
+            back: Mutex::default(),
         })
     }
 
     /// A free slot of this home's part.
     pub(crate) fn take(&self) -> Option<Slot> {
+        if let Some(slot) = self.back().pop() {
+            return Some(slot);
+        }
         self.next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
                 (next < self.end).then_some(next + 1)
@@ -54,7 +63,17 @@ impl Pool {
 
     /// Slots that this home may still give out.
     pub(crate) fn free(&self) -> u64 {
-        u64::from(self.end.saturating_sub(self.next.load(Ordering::Relaxed)))
+        let never = u64::from(self.end.saturating_sub(self.next.load(Ordering::Relaxed)));
+        never + self.back().len() as u64
+    }
+
+    /// Nobody uses the slot, which is of this home's part, any more.
+    pub(crate) fn give_back(&self, slot: Slot) {
+        self.back().push(slot);
+    }
+
+    fn back(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the slot exists; peers name slots.
@@ -71,6 +90,14 @@ impl Pool {
         // SAFETY: the slot lies inside of the mapping at `base`, as just checked, which lives as long as `self`; only
         // its raw address is used, by any process, so no Rust reference is broken.
         unsafe { std::ptr::copy_nonoverlapping(bytes.0.as_ptr(), to as *mut u8, PAGE_SIZE) };
+    }
+
+    /// Reads a page from a slot that no guest uses any more.
+    pub(crate) fn read(&self, slot: Slot, bytes: &mut PageBuffer) {
+        if !self.has(slot) {
+            return;
+        }
+        memory::copy_page(self.base + u64::from(slot) * PAGE, &mut bytes.0);
     }
 
     /// Maps a slot in the place of a guest page.

@@ -194,7 +194,15 @@ impl Core {
             entry: Some(entry),
         };
         actions.clear(); // to protect, read and send is done for the whole run
-        page.read_ahead(to, &mut Ask { core: self, held }, actions)
+        page.read_ahead(
+            to,
+            &mut Ask {
+                core: self,
+                page: segment.first + offset,
+                held,
+            },
+            actions,
+        )
     }
 
     /// Protects, reads and sends pages that `to` has been made a sharer of: all present, all under one lock.

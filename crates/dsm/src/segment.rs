@@ -1,11 +1,12 @@
 //! Segments of guest memory and what is known about each of their pages.
 
+use crate::replace::Pattern;
 use crate::{Backing, DsmError, SegmentSpec};
 use lev_coherence::{HomePage, NodePage};
 use lev_wire::{NodeId, PageNumber, PAGE_SIZE};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Pages under one lock.
@@ -112,6 +113,8 @@ pub(crate) struct Segment {
     chunks: Vec<Mutex<Chunk>>,
     stripe_pages: u64,
     stripes: u64,
+    /// What takes the place of a slot of the pool; empty: pages do not leave it.
+    pub(crate) pattern: OnceLock<Pattern>,
     pub(crate) active: AtomicBool,
 }
 
@@ -171,6 +174,7 @@ impl Segment {
                 .div_ceil(stripes * 8)
                 .next_multiple_of(BLOCK_PAGES),
             stripes,
+            pattern: OnceLock::new(),
             active: AtomicBool::new(false),
         })
     }

@@ -29,7 +29,11 @@ pub(crate) struct Stats {
     pub(crate) upgrades_saved: Count,
     pub(crate) invalidations: Count,
     pub(crate) promotions: Count,
-    pub(crate) pool_pages: Count,
+    pub(crate) pages_demoted: Count,
+    /// Pages mapped from the pool here, and those that were again not, since start.
+    pub(crate) pool_joined: Count,
+    /// See `pool_joined`.
+    pub(crate) pool_left: Count,
     pub(crate) holds: Count,
     pub(crate) waits: Count,
     pub(crate) turns: Count,
@@ -96,7 +100,8 @@ impl Stats {
             upgrades_saved: self.upgrades_saved.get(),
             invalidations: self.invalidations.get(),
             promotions: self.promotions.get(),
-            pool_pages: self.pool_pages.get(),
+            pages_demoted: self.pages_demoted.get(),
+            pool_pages: self.pool_joined.get().saturating_sub(self.pool_left.get()),
             pool_free: 0,
             holds: self.holds.get(),
             waits: self.waits.get(),

@@ -120,6 +120,8 @@ impl Transport {
 pub struct EngineOptions {
     /// Move a page into the pool after so many ownership changes.
     pub promote_after: u32,
+    /// Shortest time that a page stays in the pool, milliseconds, while other pages find no slot; 0: pages never leave it.
+    pub demote_after_ms: u32,
     /// Shortest time that a granted page stays, microseconds.
     pub hold_us: u32,
     /// userfaultfd contexts that guest memory is striped over.
@@ -143,6 +145,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             promote_after: 2,
+            demote_after_ms: 100,
             hold_us: 50,
             stripes: 1,
             zero_block: 512,

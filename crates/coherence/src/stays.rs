@@ -1,0 +1,182 @@
+//! Which pages leave the pool, and when, as their home decides it.
+//!
+//! Nobody sees any more who uses a page of the pool, so the home cannot know which of them still bounce. It lets pages
+//! leave only while others find no slot, those first whose stay is over, and learns from what follows: a page that comes back
+//! soon stays twice as long as the last time.
+
+use lev_wire::PageNumber;
+use std::collections::{BTreeMap, HashMap};
+
+/// A stay is doubled so often at most.
+const DOUBLINGS: u32 = 10;
+/// Pages without a slot that are remembered.
+const REFUSED: usize = 4096;
+/// Pages that left and are remembered.
+const LEFT: usize = 1 << 16;
+
+/// The pages of one home that are in the pool, that would be, and that were. Times are microseconds of one clock.
+#[derive(Debug)]
+pub struct Stays {
+    shortest: u64,
+    /// By the time until which they stay: how long that was.
+    pooled: BTreeMap<(u64, PageNumber), u64>,
+    /// When they left, and how long they had stayed.
+    left: HashMap<PageNumber, Left>,
+    /// When they last found no slot.
+    refused: HashMap<PageNumber, u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    at: u64,
+    stay: u64,
+}
+
+impl Left {
+    /// Whether a page that comes back now has left too early.
+    fn is_recent(self, now: u64) -> bool {
+        now.saturating_sub(self.at) <= self.stay
+    }
+}
+
+impl Stays {
+    /// A page stays for `shortest` microseconds the first time.
+    #[must_use]
+    pub fn new(shortest: u64) -> Self {
+        Self {
+            shortest: shortest.max(1),
+            pooled: BTreeMap::new(),
+            left: HashMap::new(),
+            refused: HashMap::new(),
+        }
+    }
+
+    /// The page has moved into the pool.
+    pub fn promoted(&mut self, page: PageNumber, now: u64) {
+        self.refused.remove(&page);
+        let stay = match self.left.remove(&page) {
+            Some(left) if left.is_recent(now) => (2 * left.stay).min(self.shortest << DOUBLINGS),
+            _ => self.shortest,
+        };
+        self.pooled.insert((now + stay, page), stay);
+    }
+
+    /// The page was to move into the pool and found no slot.
+    pub fn refused(&mut self, page: PageNumber, now: u64) {
+        if self.refused.len() < REFUSED || self.refused.contains_key(&page) {
+            self.refused.insert(page, now);
+        }
+    }
+
+    /// A page that should leave now, if there are more pages without a slot than the `free` slots. It counts as gone.
+    pub fn next(&mut self, free: u64, now: u64) -> Option<PageNumber> {
+        let shortest = self.shortest;
+        self.refused
+            .retain(|_, at| now.saturating_sub(*at) <= shortest);
+        if self.refused.len() as u64 <= free {
+            return None;
+        }
+        let ((due, page), stay) = self.pooled.pop_first()?;
+        if due > now {
+            self.pooled.insert((due, page), stay);
+            return None;
+        }
+        if self.left.len() >= LEFT {
+            self.left.retain(|_, left| left.is_recent(now));
+        }
+        if self.left.len() < LEFT {
+            self.left.insert(page, Left { at: now, stay });
+        }
+        Some(page)
+    }
+
+    /// The page that [`Stays::next`] has named cannot leave just now: somebody is about to use it.
+    pub fn busy(&mut self, page: PageNumber, now: u64) {
+        let stay = self
+            .left
+            .remove(&page)
+            .map_or(self.shortest, |left| left.stay);
+        self.pooled.insert((now + self.shortest, page), stay);
+    }
+
+    /// Whether a page has found no slot lately, as far as [`Stays::next`] has looked.
+    #[must_use]
+    pub fn any_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAY: u64 = 100;
+
+    /// Pages 1 and 2 in the pool since 0 and 10, page 9 without a slot at `now`.
+    fn full(now: u64) -> Stays {
+        let mut stays = Stays::new(STAY);
+        stays.promoted(1, 0);
+        stays.promoted(2, 10);
+        stays.refused(9, now);
+        stays
+    }
+
+    #[test]
+    fn pages_leave_in_order_when_their_stay_is_over_and_another_one_waits() {
+        let mut stays = full(0);
+        assert_eq!(stays.next(0, 99), None);
+        assert_eq!(stays.next(0, 100), Some(1));
+        assert_eq!(stays.next(1, 110), None); // its slot is free
+        stays.promoted(9, 110);
+        stays.refused(8, 110);
+        assert_eq!(stays.next(0, 120), Some(2));
+    }
+
+    #[test]
+    fn who_was_refused_long_ago_waits_no_more() {
+        let mut stays = full(0);
+        assert!(stays.any_refused());
+        assert_eq!(stays.next(0, 101), None);
+        assert!(!stays.any_refused());
+    }
+
+    #[test]
+    fn who_comes_back_soon_stays_twice_as_long() {
+        let (mut stays, mut now) = (Stays::new(STAY), 0);
+        for round in 0..=DOUBLINGS + 2 {
+            let stay = STAY << round.min(DOUBLINGS);
+            stays.promoted(1, now);
+            stays.refused(9, now + stay);
+            assert_eq!(stays.next(0, now + stay - 1), None, "round {round}");
+            assert_eq!(stays.next(0, now + stay), Some(1), "round {round}");
+            now += 2 * stay; // at the last moment
+        }
+        now += (STAY << DOUBLINGS) + 1; // too late
+        stays.promoted(1, now);
+        stays.refused(9, now + STAY);
+        assert_eq!(stays.next(0, now + STAY), Some(1));
+    }
+
+    #[test]
+    fn a_busy_page_is_asked_again_later() {
+        let mut stays = full(100);
+        assert_eq!(stays.next(0, 100), Some(1));
+        stays.busy(1, 100);
+        assert_eq!(stays.next(0, 110), Some(2));
+        stays.refused(9, 199);
+        assert_eq!(stays.next(0, 199), None);
+        assert_eq!(stays.next(0, 200), Some(1));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut stays = Stays::new(STAY);
+        for page in 0..2 * LEFT as u64 {
+            stays.promoted(page, page);
+            stays.refused(page + 1, page + STAY);
+            stays.next(0, page + STAY);
+        }
+        (0..2 * REFUSED as u64).for_each(|page| stays.refused(page, 0));
+        assert!(stays.left.len() <= LEFT && stays.refused.len() <= REFUSED);
+    }
+}
