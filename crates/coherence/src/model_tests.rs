@@ -131,6 +131,11 @@ fn all() -> Vec<(&'static str, bool, Cluster)> {
             losses(&[0, 1, 2], pool(2, one(3))),
         ),
         (
+            "3 nodes, migratory, loss, pool",
+            false,
+            migratory(losses(&[0, 1, 2], pool(2, one(3)))),
+        ),
+        (
             "3 nodes, discards, pool",
             false,
             discards(1, pool(2, one(3))),

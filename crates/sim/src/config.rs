@@ -45,6 +45,16 @@ impl Default for Costs {
     }
 }
 
+/// Shared memory that can be full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Pages of each home that have room; 0: all.
+    pub pages: u32,
+    /// Shortest time that a page stays while others find no room; 0: pages never leave.
+    pub demote_after_ns: u64,
+}
+
 /// One run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +74,9 @@ pub struct Scenario {
     /// Move a page into shared memory after so many changes of rights; 0: there is none.
     #[serde(default)]
     pub promote_after: u32,
+    /// How many pages have room in it, and when they leave it.
+    #[serde(default)]
+    pub pool: Pool,
     /// What things take.
     #[serde(default)]
     pub costs: Costs,
@@ -91,6 +104,7 @@ impl Scenario {
             think_ns: default_think(),
             hold_ns: default_hold(),
             promote_after: 0,
+            pool: Pool::default(),
             costs: Costs::default(),
             seed: 0,
         }

@@ -17,9 +17,10 @@ mod recorded;
 mod replay;
 mod rng;
 mod scaled;
+mod slots;
 mod work;
 
-pub use config::{Costs, Scenario};
+pub use config::{Costs, Pool, Scenario};
 pub use lev_trace::Pattern;
 pub use machine::simulate;
 pub use mix::{ClassMix, Mix};

@@ -3,8 +3,9 @@
 use crate::node::{Node, Thread, Work};
 use crate::outcome::{Outcome, Tally};
 use crate::pattern::Synthetic;
+use crate::slots::Slots;
 use crate::work::{Issue, Workload};
-use crate::{Costs, Scenario};
+use crate::{Costs, Pool, Scenario};
 use lev_coherence::{
     Access, Action, HomePage, Message, NodeState, Page, Rules, Slot, Surroundings,
 };
@@ -24,9 +25,13 @@ pub fn simulate(scenario: &Scenario) -> Result<Outcome, String> {
         costs: scenario.costs,
         hold_ns: scenario.hold_ns,
         promote_after: scenario.promote_after,
+        pool: scenario.pool,
     };
     Machine::new(setting, Synthetic::new(scenario)).run()
 }
+
+/// A home looks for pages that should leave the pool so often, while others find no slot: as the engine does.
+const LOOK_NS: u64 = 5_000_000;
 
 /// What is the same for a whole run, beside its work.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,7 @@ pub(crate) struct Setting {
     pub(crate) costs: Costs,
     pub(crate) hold_ns: u64,
     pub(crate) promote_after: u32,
+    pub(crate) pool: Pool,
 }
 
 enum Event {
@@ -44,6 +50,8 @@ enum Event {
     Finish(u16),
     /// The thread goes on.
     Run(usize),
+    /// A home looks for pages that should leave the pool.
+    Look(u16),
 }
 
 struct Entry {
@@ -85,14 +93,16 @@ pub(crate) struct Machine<W> {
     used: HashSet<u64>,
     /// Which write every page's contents are.
     latest: HashMap<u64, u64>,
-    slots: Slot,
     tally: Tally,
 }
 
 /// What the protocol may ask.
 struct Ask<'a> {
     held: bool,
-    slots: Option<&'a mut Slot>,
+    slots: &'a mut Slots,
+    pool: Pool,
+    page: u64,
+    now: u64,
 }
 
 impl Surroundings for Ask<'_> {
@@ -101,9 +111,7 @@ impl Surroundings for Ask<'_> {
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
-        let slots = self.slots.as_deref_mut()?;
-        *slots += 1;
-        Some(*slots)
+        self.slots.take(self.pool, self.page, self.now)
     }
 
     // Memory is not scarce here, and nobody is lost.
@@ -125,7 +133,9 @@ impl<W: Workload> Machine<W> {
         };
         Self {
             setting,
-            nodes: (0..setting.nodes).map(|_| Node::default()).collect(),
+            nodes: (0..setting.nodes)
+                .map(|_| Node::new(setting.pool))
+                .collect(),
             threads: work.threads().into_iter().map(thread).collect(),
             work,
             queue: BinaryHeap::new(),
@@ -133,7 +143,6 @@ impl<W: Workload> Machine<W> {
             now: 0,
             used: HashSet::new(),
             latest: HashMap::new(),
-            slots: 0,
             tally: Tally::default(),
         }
     }
@@ -155,6 +164,7 @@ impl<W: Workload> Machine<W> {
                     self.work(node)?;
                 }
                 Event::Run(thread) => self.run_thread(thread),
+                Event::Look(node) => self.look(node)?,
             }
         }
         self.finish()
@@ -263,7 +273,9 @@ impl<W: Workload> Machine<W> {
         let setting = self.setting;
         let (page, received) = match &work {
             Work::Message { page, version, .. } => (*page, *version),
-            Work::Fault { page, .. } | Work::Resume { page, .. } => (*page, 0),
+            Work::Fault { page, .. } | Work::Resume { page, .. } | Work::Demote { page } => {
+                (*page, 0)
+            }
         };
         let home = self.work.home(page);
         let rules = Rules::new(NodeId(at), setting.promote_after);
@@ -276,7 +288,10 @@ impl<W: Workload> Machine<W> {
         let old = |granted| self.now >= granted + setting.hold_ns;
         let mut ask = Ask {
             held: fresh || !copy.granted.is_none_or(old),
-            slots: (setting.promote_after > 0).then_some(&mut self.slots),
+            slots: &mut node.slots,
+            pool: setting.pool,
+            page,
+            now: self.now,
         };
         let mut here = Page {
             rules: &rules,
@@ -291,6 +306,13 @@ impl<W: Workload> Machine<W> {
             }
             Work::Fault { access, .. } => here.fault(access, &mut ask, &mut actions),
             Work::Resume { demand, .. } => here.resume(demand, &mut ask, &mut actions),
+            Work::Demote { page } => {
+                here.demote(&mut ask, &mut actions)
+                    .map(|started| match started {
+                        true => {}
+                        false => ask.slots.busy(page, self.now),
+                    })
+            }
         }
         .map_err(|illegal| format!("node{at}, page {page}: {illegal}"))?;
         let waiting = here
@@ -298,6 +320,7 @@ impl<W: Workload> Machine<W> {
             .as_ref()
             .map_or(0, |entry| entry.waiting() as u64);
         self.tally.queue_max = self.tally.queue_max.max(waiting);
+        self.watch(at);
         let mut took = setting.costs.event_ns;
         for action in actions {
             took = self.act(at, page, action, received, took);
@@ -369,17 +392,47 @@ impl<W: Workload> Machine<W> {
             }
             Action::Promoted(_) => {
                 self.tally.promotions += 1;
+                self.nodes[usize::from(at)].slots.promoted(page, self.now);
+                after
+            }
+            Action::Demoted(_) => {
+                self.tally.demotions += 1;
+                after
+            }
+            Action::UnmapSlot(_) => after + costs.drop_ns,
+            Action::InstallSlot(_) => {
+                let end = after + costs.copy_ns + costs.install_ns;
+                copy.version = self.latest.get(&page).copied().unwrap_or(0); // the memory itself was shared
+                copy.granted = Some(self.now + end);
+                self.wake(at, page, end)
+            }
+            Action::FreeSlot(slot) => {
+                self.nodes[usize::from(at)].slots.free(slot);
                 after
             }
             Action::DiscardDone | Action::Zeroed | Action::Queued | Action::LentToWrite => after,
-            // Pages neither go to make room nor leave the pool here, and no node is lost.
-            Action::SendKeep(_)
-            | Action::UnmapSlot(_)
-            | Action::InstallSlot(_)
-            | Action::FreeSlot(_)
-            | Action::Demoted(_)
-            | Action::Fail => after,
+            // Pages do not go to make room here, and no node is lost.
+            Action::SendKeep(_) | Action::Fail => after,
         }
+    }
+
+    /// Plans a look at the pages of a home in the pool, if others find no slot and none is planned.
+    fn watch(&mut self, at: u16) {
+        let slots = &mut self.nodes[usize::from(at)].slots;
+        if slots.are_short() && !std::mem::replace(&mut slots.watched, true) {
+            self.plan(self.now + LOOK_NS, Event::Look(at));
+        }
+    }
+
+    /// Pages of this home that should leave the pool do so.
+    fn look(&mut self, at: u16) -> Result<(), String> {
+        let node = &mut self.nodes[usize::from(at)];
+        node.slots.watched = false;
+        while let Some(page) = node.slots.next(self.now) {
+            node.inbox.push_back(Work::Demote { page });
+        }
+        self.watch(at);
+        self.work(at)
     }
 
     /// The threads of this node that wait for this page go on.

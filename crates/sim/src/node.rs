@@ -1,5 +1,7 @@
 //! One simulated node: its pages and its work.
 
+use crate::slots::Slots;
+use crate::Pool;
 use lev_coherence::{Access, Demand, HomePage, Message, NodePage, NodeState};
 use lev_wire::NodeId;
 use std::collections::{HashMap, VecDeque};
@@ -31,6 +33,10 @@ pub(crate) enum Work {
         page: u64,
         demand: Demand,
     },
+    /// A page of this home is to leave the pool.
+    Demote {
+        page: u64,
+    },
 }
 
 /// What a thread is doing.
@@ -51,11 +57,20 @@ pub(crate) struct Node {
     pub(crate) busy_ns: u64,
     /// When the link has sent everything given to it.
     pub(crate) link_free: u64,
+    /// Of the pool, this home's part.
+    pub(crate) slots: Slots,
     /// Threads that wait for a page.
     pub(crate) waiting: Vec<usize>,
 }
 
 impl Node {
+    pub(crate) fn new(pool: Pool) -> Self {
+        Self {
+            slots: Slots::new(pool),
+            ..Self::default()
+        }
+    }
+
     /// Whether a thread may do this now.
     pub(crate) fn allows(&self, page: u64, access: Access) -> bool {
         let state = self.copies.get(&page).map(|copy| copy.page.state);

@@ -29,6 +29,8 @@ pub struct Outcome {
     pub busiest: f64,
     /// Pages moved into shared memory.
     pub promotions: u64,
+    /// Those that left it again.
+    pub demotions: u64,
     /// Most requests that one page's home had to let wait at a time.
     pub queue_max: u64,
     /// Reads that returned old data: 0, or the protocol is wrong.
@@ -74,6 +76,7 @@ pub(crate) struct Tally {
     pub(crate) accesses: u64,
     classes: [Class; Pattern::ALL.len()],
     pub(crate) promotions: u64,
+    pub(crate) demotions: u64,
     pub(crate) queue_max: u64,
     pub(crate) stale_reads: u64,
     order: Order,
@@ -154,6 +157,7 @@ impl Tally {
             bytes_per_fault: total.bytes_per_fault,
             busiest: busiest_ns as f64 / time,
             promotions: self.promotions,
+            demotions: self.demotions,
             queue_max: self.queue_max,
             stale_reads: self.stale_reads,
             time_us: time / 1000.0,

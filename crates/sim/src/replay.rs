@@ -4,7 +4,7 @@ use crate::machine::{Machine, Setting};
 use crate::mix::Mix;
 use crate::recorded::{slowed, Recorded};
 use crate::scaled::{Scaled, Sharing};
-use crate::{Costs, Outcome};
+use crate::{Costs, Outcome, Pool};
 use lev_coherence::Sharers;
 use lev_trace::{Pages, Trace};
 use serde::Deserialize;
@@ -24,6 +24,8 @@ pub struct Replay {
     pub sharing: Sharing,
     /// Changes of rights after which a page moves into shared memory; 0: there is none; `None`: as recorded.
     pub promote_after: Option<u32>,
+    /// How many pages have room in shared memory, and when they leave it.
+    pub pool: Pool,
     /// Shortest time that a granted page stays; `None`: as recorded.
     pub hold_ns: Option<u64>,
     /// The threads' own work takes so many times less than recorded: the machine of the trace may have been slow.
@@ -41,6 +43,7 @@ impl Default for Replay {
             accesses: 50,
             sharing: Sharing::default(),
             promote_after: None,
+            pool: Pool::default(),
             hold_ns: None,
             speed: 1.0,
             costs: Costs::default(),
@@ -69,6 +72,7 @@ impl Replay {
             costs: self.costs,
             hold_ns,
             promote_after: self.promote_after.unwrap_or(trace.header.promote_after),
+            pool: self.pool,
         })
     }
 

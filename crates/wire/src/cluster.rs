@@ -145,7 +145,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             promote_after: 2,
-            demote_after_ms: 100,
+            demote_after_ms: 10,
             hold_us: 50,
             stripes: 1,
             zero_block: 512,
