@@ -30,7 +30,7 @@ def cluster(machine: Machine, **changes: object) -> dict[str, object]:
                 promote_after=5, hold_us=0, stripes=3, zero_block=1, read_ahead=0, prefetch=0, migratory=False
             )
         ),
-        Machine(engine=Engine(huge_pages=False)),
+        Machine(engine=Engine(huge_pages=False, demote_after_ms=0)),
     ],
 )
 def test_the_head_can_read_every_cluster_file(machine: Machine) -> None:

@@ -292,6 +292,39 @@ fn pages_stay_where_that_is_switched_off() {
 }
 
 #[test]
+fn engines_stop_while_pages_leave() {
+    for round in 0..10 {
+        let mut shape = shape(2, 24, 4);
+        shape.options.stripes = 2;
+        let cluster = Cluster::start(shape);
+        let until = Arc::new(AtomicBool::new(false));
+        let worker = |number: usize, until: Arc<AtomicBool>| -> Body {
+            Box::new(move |cluster: &Cluster| {
+                let mut seed = number as u64;
+                while !until.load(Ordering::Relaxed) {
+                    let page = random(&mut seed, 24);
+                    cluster.nodes[number % 2].write(page, number, 1);
+                }
+            })
+        };
+        let mut bodies: Vec<Body> = (0..4)
+            .map(|thread| worker(thread, Arc::clone(&until)))
+            .collect();
+        bodies.push(Box::new(move |cluster: &Cluster| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while cluster.total("pages_demoted") < 10 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(round));
+            assert!(cluster.total("pages_demoted") >= 10);
+            cluster.stop();
+            until.store(true, Ordering::Relaxed);
+        }));
+        cluster.run(LIMIT, bodies);
+    }
+}
+
+#[test]
 fn a_node_may_be_lost_while_pages_leave() {
     const PAGES: u64 = 24;
     let shape = Shape {

@@ -133,6 +133,7 @@ class Soak:
         choose = self.dice.choice
         engine |= {
             "promote_after": choose((2, 8, 32)),
+            "demote_after_ms": choose((0, 1, 10)),
             "hold_us": choose((0, 50, 500)),
             "stripes": choose((1, 4)),
             "zero_block": choose((1, 64, 512)),

@@ -65,6 +65,8 @@ class Engine(Strict):
 
     promote_after: Annotated[int, Field(ge=1)] | None = None
     """Move a page into the pool after so many ownership changes."""
+    demote_after_ms: Annotated[int, Field(ge=0, le=3_600_000), Switch(off=0, counter="pages_demoted")] | None = None
+    """Shortest time that a page stays in the pool, milliseconds, while others find no slot; 0: pages never leave it."""
     hold_us: Annotated[int, Field(ge=0, le=1_000_000), Switch(off=0, counter="holds")] | None = None
     """Shortest time that a granted page stays, microseconds."""
     stripes: Annotated[int, Field(ge=1, le=64)] | None = None
