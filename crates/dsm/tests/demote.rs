@@ -377,3 +377,53 @@ fn a_node_may_be_lost_while_pages_leave() {
     assert!(cluster.nodes[0].fatal.lock().unwrap().is_empty());
     cluster.stop();
 }
+
+/// Accesses a second of two nodes to hot pages, more than the pool has slots for.
+fn rate(stay_ms: u32, hot: u64, phase: Option<Duration>) -> u64 {
+    const TIME: Duration = Duration::from_secs(3);
+    let pages = hot * phase.map_or(1, |phase| TIME.as_millis() / phase.as_millis()) as u64 + hot;
+    let mut shape = shape(2, pages, 16);
+    shape.options.demote_after_ms = stay_ms;
+    let cluster = Cluster::start(shape);
+    let count = Arc::new(AtomicU64::new(0));
+    let worker = |number: usize, count: Arc<AtomicU64>| -> Body {
+        Box::new(move |cluster: &Cluster| {
+            let (start, mut seed) = (Instant::now(), number as u64);
+            while start.elapsed() < TIME {
+                let phase =
+                    phase.map_or(0, |phase| start.elapsed().as_millis() / phase.as_millis());
+                let page = phase as u64 * hot + random(&mut seed, hot);
+                cluster.nodes[number]
+                    .word(page, 0)
+                    .fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
+                let work = Instant::now();
+                while work.elapsed() < Duration::from_micros(20) {
+                    std::hint::spin_loop();
+                }
+            }
+        })
+    };
+    let bodies = (0..2)
+        .map(|node| worker(node, Arc::clone(&count)))
+        .collect();
+    cluster.run(LIMIT, bodies);
+    cluster.stop();
+    count.load(Ordering::Relaxed) / TIME.as_secs()
+}
+
+#[test]
+#[ignore = "a minute; prints what leaving gains here"]
+fn figures() {
+    for (name, hot, phase) in [
+        ("all pages equally hot", 32, None),
+        ("other pages each second", 16, Some(1000)),
+        ("other pages each 300 ms", 16, Some(300)),
+        ("other pages each 50 ms", 16, Some(50)),
+    ] {
+        for stay_ms in [0, 1, 10, 100] {
+            let rate = [(); 3].map(|()| rate(stay_ms, hot, phase.map(Duration::from_millis)));
+            println!("{name}, {stay_ms} ms: {rate:?} accesses a second");
+        }
+    }
+}
