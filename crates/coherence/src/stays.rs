@@ -2,13 +2,16 @@
 //!
 //! Nobody sees any more who uses a page of the pool, so the home cannot know which of them still bounce. It lets pages
 //! leave only while others find no slot, those first whose stay is over, and learns from what follows: a page that comes back
-//! soon stays twice as long as the last time.
+//! soon stays four times as long as the last time. (Twice was measured, too: nearly twice as many pages come and go where
+//! too many are equally hot.)
 
 use lev_wire::PageNumber;
 use std::collections::{BTreeMap, HashMap};
 
-/// A stay is doubled so often at most.
-const DOUBLINGS: u32 = 10;
+/// A page that left too early stays so many times as long, so often at most.
+const GROWTH: u64 = 4;
+/// See [`GROWTH`].
+const LONGER: u32 = 5;
 /// Pages without a slot that are remembered.
 const REFUSED: usize = 4096;
 /// Pages that left and are remembered.
@@ -55,7 +58,9 @@ impl Stays {
     pub fn promoted(&mut self, page: PageNumber, now: u64) {
         self.refused.remove(&page);
         let stay = match self.left.remove(&page) {
-            Some(left) if left.is_recent(now) => (2 * left.stay).min(self.shortest << DOUBLINGS),
+            Some(left) if left.is_recent(now) => {
+                (GROWTH * left.stay).min(self.shortest * GROWTH.pow(LONGER))
+            }
             _ => self.shortest,
         };
         self.pooled.insert((now + stay, page), stay);
@@ -141,17 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_soon_stays_twice_as_long() {
+    fn who_comes_back_soon_stays_longer() {
         let (mut stays, mut now) = (Stays::new(STAY), 0);
-        for round in 0..=DOUBLINGS + 2 {
-            let stay = STAY << round.min(DOUBLINGS);
+        for round in 0..=LONGER + 2 {
+            let stay = STAY * GROWTH.pow(round.min(LONGER));
             stays.promoted(1, now);
             stays.refused(9, now + stay);
             assert_eq!(stays.next(0, now + stay - 1), None, "round {round}");
             assert_eq!(stays.next(0, now + stay), Some(1), "round {round}");
             now += 2 * stay; // at the last moment
         }
-        now += (STAY << DOUBLINGS) + 1; // too late
+        now += STAY * GROWTH.pow(LONGER) + 1; // too late
         stays.promoted(1, now);
         stays.refused(9, now + STAY);
         assert_eq!(stays.next(0, now + STAY), Some(1));

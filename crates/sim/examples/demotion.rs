@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p lev-sim --example demotion [TRACE…]`; traces are those of `lev trace record`.
 
-use lev_sim::{Outcome, Pool, Replay};
+use lev_sim::{Costs, Outcome, Pool, Replay};
 use lev_trace::{flag, Header, Kind, Record, Trace, MERGED};
 use lev_wire::NodeId;
 
@@ -11,6 +11,8 @@ const NODES: u16 = 4;
 /// A thread's own work between two accesses.
 const THINK_NS: u64 = 20_000;
 const SECONDS: u64 = 3;
+/// One way between nodes where that is slow; else as the simulator has it.
+const SLOW_NS: u64 = 200_000;
 /// Pages that are hot at a time; their homes are all nodes in turn.
 const HOT: u64 = 64;
 /// Slots of all homes together.
@@ -99,8 +101,12 @@ fn wait_us(outcome: &Outcome) -> f64 {
     outcome.mean_us * outcome.faults as f64 / outcome.accesses as f64
 }
 
-fn replayed(trace: &Trace, pages: u32, stay_ms: u64) -> Outcome {
+fn replayed(trace: &Trace, pages: u32, stay_ms: u64, latency_ns: u64) -> Outcome {
     let replay = Replay {
+        costs: Costs {
+            latency_ns,
+            ..Costs::default()
+        },
         promote_after: Some(2),
         pool: Pool {
             pages,
@@ -111,12 +117,15 @@ fn replayed(trace: &Trace, pages: u32, stay_ms: u64) -> Outcome {
     replay.run(trace).expect("a trace that can be replayed")
 }
 
-fn table(name: &str, trace: &Trace, pages: u32) {
+fn table(name: &str, trace: &Trace, pages: u32, latency_ns: u64) {
     let nodes = trace.header.nodes;
-    println!("\n{name}: {nodes} nodes, {pages} slots on each");
+    println!(
+        "\n{name}: {nodes} nodes, {pages} slots on each, {} us one way",
+        latency_ns / 1000
+    );
     println!("| stay | wait, us an access | frames an access | moved in | left |");
     println!("| --- | --- | --- | --- | --- |");
-    let whole = replayed(trace, 0, 0);
+    let whole = replayed(trace, 0, 0, latency_ns);
     let all = std::iter::once(("slots for all".to_owned(), whole));
     let stays = STAYS_MS.map(|ms| {
         let name = if ms == 0 {
@@ -124,7 +133,7 @@ fn table(name: &str, trace: &Trace, pages: u32) {
         } else {
             format!("{ms} ms")
         };
-        (name, replayed(trace, pages, ms))
+        (name, replayed(trace, pages, ms, latency_ns))
     });
     for (stay, outcome) in all.chain(stays) {
         println!(
@@ -139,13 +148,15 @@ fn table(name: &str, trace: &Trace, pages: u32) {
 
 fn main() {
     for (name, trace) in programs() {
-        table(name, &trace, SLOTS / u32::from(NODES));
+        for latency_ns in [Costs::default().latency_ns, SLOW_NS] {
+            table(name, &trace, SLOTS / u32::from(NODES), latency_ns);
+        }
     }
     for file in std::env::args().skip(1) {
         let trace =
             Trace::parse(&std::fs::read(&file).expect("a file that can be read")).expect("a trace");
         for pages in [1, 8, 32] {
-            table(&file, &trace, pages);
+            table(&file, &trace, pages, Costs::default().latency_ns);
         }
     }
 }
