@@ -97,7 +97,9 @@ impl Engine {
             let core = Arc::clone(&engine.core);
             engine.spawn("lev-leave".into(), move || {
                 threads::serve_first();
-                core.leave.as_ref().map(|leave| core.serve_leaves(leave));
+                if let Some(leave) = &core.leave {
+                    core.serve_leaves(leave);
+                }
             })?;
         }
         Ok(Arc::new(engine))
