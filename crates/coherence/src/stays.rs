@@ -25,8 +25,8 @@ pub struct Stays {
     pooled: BTreeMap<(u64, PageNumber), u64>,
     /// When they left, and how long they had stayed.
     left: HashMap<PageNumber, Left>,
-    /// When they last found no slot.
-    refused: HashMap<PageNumber, u64>,
+    /// When they last found no slot, and whether that was the second time within the shortest stay.
+    refused: HashMap<PageNumber, (u64, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,19 +66,24 @@ impl Stays {
         self.pooled.insert((now + stay, page), stay);
     }
 
-    /// The page was to move into the pool and found no slot.
-    pub fn refused(&mut self, page: PageNumber, now: u64) {
-        if self.refused.len() < REFUSED || self.refused.contains_key(&page) {
-            self.refused.insert(page, now);
+    /// The page is to move into the pool, whose slots have all been given out before: whether it may have one that is free
+    /// again. It may if it wanted one within the last shortest stay, too: what bounces less often gains nothing from a stay.
+    pub fn wants(&mut self, page: PageNumber, now: u64) -> bool {
+        let before = self.refused.get(&page);
+        let hot = before.is_some_and(|(at, _)| now.saturating_sub(*at) <= self.shortest);
+        if self.refused.len() < REFUSED || before.is_some() {
+            self.refused.insert(page, (now, hot));
         }
+        hot
     }
 
-    /// A page that should leave now, if there are more pages without a slot than the `free` slots. It counts as gone.
+    /// A page that should leave now, if more pages want a slot, and may have one, than the `free` slots. It counts as gone.
     pub fn next(&mut self, free: u64, now: u64) -> Option<PageNumber> {
         let shortest = self.shortest;
         self.refused
-            .retain(|_, at| now.saturating_sub(*at) <= shortest);
-        if self.refused.len() as u64 <= free {
+            .retain(|_, (at, _)| now.saturating_sub(*at) <= shortest);
+        let wanted = self.refused.values().filter(|(_, hot)| *hot).count();
+        if wanted as u64 <= free {
             return None;
         }
         let ((due, page), stay) = self.pooled.pop_first()?;
@@ -117,12 +122,18 @@ mod tests {
 
     const STAY: u64 = 100;
 
+    /// The page wants a slot for the second time.
+    fn want(stays: &mut Stays, page: u64, now: u64) {
+        stays.wants(page, now);
+        assert!(stays.wants(page, now) || stays.refused.len() == REFUSED);
+    }
+
     /// Pages 1 and 2 in the pool since 0 and 10, page 9 without a slot at `now`.
     fn full(now: u64) -> Stays {
         let mut stays = Stays::new(STAY);
         stays.promoted(1, 0);
         stays.promoted(2, 10);
-        stays.refused(9, now);
+        want(&mut stays, 9, now);
         stays
     }
 
@@ -133,8 +144,20 @@ mod tests {
         assert_eq!(stays.next(0, 100), Some(1));
         assert_eq!(stays.next(1, 110), None); // its slot is free
         stays.promoted(9, 110);
-        stays.refused(8, 110);
+        want(&mut stays, 8, 110);
         assert_eq!(stays.next(0, 120), Some(2));
+    }
+
+    #[test]
+    fn who_wants_a_slot_now_and_then_gets_none() {
+        let mut stays = Stays::new(STAY);
+        stays.promoted(1, 0);
+        for time in 1..10 {
+            assert!(!stays.wants(9, time * (STAY + 1)));
+            assert_eq!(stays.next(0, time * (STAY + 1)), None);
+        }
+        assert!(stays.wants(9, 10 * STAY));
+        assert_eq!(stays.next(0, 10 * STAY), Some(1));
     }
 
     #[test]
@@ -151,14 +174,14 @@ mod tests {
         for round in 0..=LONGER + 2 {
             let stay = STAY * GROWTH.pow(round.min(LONGER));
             stays.promoted(1, now);
-            stays.refused(9, now + stay);
+            want(&mut stays, 9, now + stay);
             assert_eq!(stays.next(0, now + stay - 1), None, "round {round}");
             assert_eq!(stays.next(0, now + stay), Some(1), "round {round}");
             now += 2 * stay; // at the last moment
         }
         now += STAY * GROWTH.pow(LONGER) + 1; // too late
         stays.promoted(1, now);
-        stays.refused(9, now + STAY);
+        want(&mut stays, 9, now + STAY);
         assert_eq!(stays.next(0, now + STAY), Some(1));
     }
 
@@ -168,7 +191,7 @@ mod tests {
         assert_eq!(stays.next(0, 100), Some(1));
         stays.busy(1, 100);
         assert_eq!(stays.next(0, 110), Some(2));
-        stays.refused(9, 199);
+        want(&mut stays, 9, 199);
         assert_eq!(stays.next(0, 199), None);
         assert_eq!(stays.next(0, 200), Some(1));
     }
@@ -178,10 +201,10 @@ mod tests {
         let mut stays = Stays::new(STAY);
         for page in 0..2 * LEFT as u64 {
             stays.promoted(page, page);
-            stays.refused(page + 1, page + STAY);
+            want(&mut stays, page + 1, page + STAY);
             stays.next(0, page + STAY);
         }
-        (0..2 * REFUSED as u64).for_each(|page| stays.refused(page, 0));
+        (0..2 * REFUSED as u64).for_each(|page| want(&mut stays, page, 1 << 40));
         assert!(stays.left.len() <= LEFT && stays.refused.len() <= REFUSED);
     }
 }

@@ -146,11 +146,14 @@ impl Surroundings for Ask<'_> {
     }
 
     fn take_slot(&mut self) -> Option<Slot> {
-        let slot = self.core.pool.as_ref()?.take();
-        if let (None, Some(leave)) = (slot, &self.core.leave) {
-            leave.refuse(self.page, self.core.now_ns() / 1000);
-        }
-        slot
+        let pool = self.core.pool.as_ref()?;
+        let Some(leave) = &self.core.leave else {
+            return pool.take();
+        };
+        pool.take().or_else(|| {
+            let wants = leave.wants(self.page, self.core.now_ns() / 1000);
+            wants.then(|| pool.take_again()).flatten()
+        })
     }
 
     fn keeper(&mut self, holder: NodeId) -> Option<NodeId> {

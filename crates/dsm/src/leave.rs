@@ -40,14 +40,15 @@ impl Leave {
         self.stays().promoted(page, now_us);
     }
 
-    /// There is no slot for a page.
-    pub(crate) fn refuse(&self, page: PageNumber, now_us: u64) {
+    /// All slots have been given out before, and a page wants one: whether it may have one that is free again.
+    pub(crate) fn wants(&self, page: PageNumber, now_us: u64) -> bool {
         let mut stays = self.stays();
         let first = !stays.any_refused();
-        stays.refused(page, now_us);
+        let may_have = stays.wants(page, now_us);
         if first {
             self.refused.notify_one();
         }
+        may_have
     }
 
     /// A page has left, and its slot is free.

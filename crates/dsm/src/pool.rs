@@ -49,11 +49,13 @@ impl Pool {
         })
     }
 
-    /// A free slot of this home's part.
+    /// A slot of this home's part that was given back.
+    pub(crate) fn take_again(&self) -> Option<Slot> {
+        self.back().pop()
+    }
+
+    /// A slot of this home's part that was never given out.
     pub(crate) fn take(&self) -> Option<Slot> {
-        if let Some(slot) = self.back().pop() {
-            return Some(slot);
-        }
         self.next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
                 (next < self.end).then_some(next + 1)

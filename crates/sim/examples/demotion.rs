@@ -89,6 +89,8 @@ fn programs() -> Vec<(&'static str, Trace)> {
                 }
             }),
         ),
+        // Each of them moves now and then, and none is worth a slot.
+        ("many, none hot", program(|_, seed| random(seed, 64 * HOT))),
         ("others each 1 s", program(phase(1000))),
         ("others each 300 ms", program(phase(300))),
         ("others each 50 ms", program(phase(50))),

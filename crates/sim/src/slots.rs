@@ -30,14 +30,10 @@ impl Slots {
 
     /// A slot for a page, if there is one.
     pub(crate) fn take(&mut self, pool: Pool, page: u64, now_ns: u64) -> Option<Slot> {
-        if let Some(slot) = self.back.pop() {
-            return Some(slot);
-        }
         if pool.pages > 0 && self.taken == pool.pages {
-            if let Some(stays) = &mut self.stays {
-                stays.refused(page, now_ns / 1000);
-            }
-            return None;
+            let stays = self.stays.as_mut()?;
+            let may_have = stays.wants(page, now_ns / 1000);
+            return may_have.then(|| self.back.pop()).flatten();
         }
         self.taken += 1;
         Some(self.taken)
