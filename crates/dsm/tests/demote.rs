@@ -18,10 +18,10 @@ fn mark(page: u64) -> u64 {
     0xFEED_0000 + page
 }
 
-/// Pages stay in the pool for a millisecond.
+/// Pages stay in the pool for 5 ms at least; they get a slot again if they want one twice within that time.
 fn shape(nodes: u16, pages: u64, slots: u64) -> Shape {
     let mut shape = Shape::new(nodes, pages).with_pool(slots, 2);
-    shape.options.demote_after_ms = 1;
+    shape.options.demote_after_ms = 5;
     shape
 }
 
