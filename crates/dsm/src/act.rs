@@ -36,8 +36,8 @@ impl Core {
         match action {
             Action::Send(to, message) => self.send(to, place.page, message, &[]),
             Action::Read => {
+                // All zeroes, if it is not there.
                 memory::read_page(place.address, place.segment.backing, buffer)?;
-                // all zeroes, if it is not there
             }
             Action::SendPage(to, access) => {
                 let contents = |zero| Message::Contents { access, zero };

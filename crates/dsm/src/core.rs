@@ -11,7 +11,7 @@ use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
 use crate::replace::Mover;
-use crate::room::{self, Room};
+use crate::room::Room;
 use crate::runs::Reads;
 use crate::segment::{Chunk, PageRecord, Segment, SegmentTable};
 use crate::stats::Stats;
@@ -172,6 +172,7 @@ impl Core {
         link: Arc<dyn PageLink>,
         uffds: Vec<Uffd>,
         pool: Option<Pool>,
+        leave: Option<Leave>,
     ) -> Self {
         let options = &config.options;
         let most = match options.node_memory / PAGE {
@@ -197,11 +198,8 @@ impl Core {
             own_writes: Appetite::for_own_faults(u64::from(options.prefetch)),
             link,
             uffds,
-            leave: match options.demote_after_ms {
-                0 => None,
-                ms => pool.as_ref().map(|_| Leave::new(ms)),
-            },
             pool,
+            leave,
             mover: Mover::default(),
             table: RwLock::default(),
             early: Mutex::default(),
@@ -344,7 +342,7 @@ impl Core {
 
     /// Whether a page of this home, which is not here, is on its way here.
     fn is_coming(&self, entry: Option<&HomePage>, node: NodePage) -> bool {
-        entry.is_some_and(|entry| entry.is_coming_to(self.rules.me)) && !room::is_here(node)
+        entry.is_some_and(|entry| entry.is_coming_to(self.rules.me)) && !node.state.has_copy()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::discards::Ticket;
+use crate::leave::Leave;
 use crate::memory;
 use crate::pool::Pool;
 use crate::replace::Pattern;
@@ -57,18 +58,17 @@ impl Engine {
             ));
         }
         let stripes = config.options.stripes.clamp(1, 64);
-        let leaves = pool.is_some() && config.options.demote_after_ms > 0;
-        let uffds = (0..stripes)
-            .map(|_| {
-                if leaves {
-                    Uffd::open_movable()
-                } else {
-                    Uffd::open()
-                }
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let leave = match config.options.demote_after_ms {
+            0 => None,
+            ms => pool.as_ref().map(|_| Leave::new(ms)),
+        };
+        let open = match leave {
+            Some(_) => Uffd::open_movable,
+            None => Uffd::open,
+        };
+        let uffds = (0..stripes).map(|_| open()).collect::<Result<_, _>>()?;
         let engine = Self {
-            core: Arc::new(Core::new(config, link, uffds, pool)),
+            core: Arc::new(Core::new(config, link, uffds, pool, leave)),
             stop: StopFlag::new()?,
             threads: Mutex::default(),
         };

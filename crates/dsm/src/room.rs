@@ -289,10 +289,6 @@ impl Room {
     }
 }
 
-pub(crate) fn is_here(page: NodePage) -> bool {
-    page.state.has_copy()
-}
-
 impl Core {
     /// What an event of a page changed.
     pub(crate) fn account(
@@ -307,13 +303,13 @@ impl Core {
             }
             (true, false) => {
                 self.room.returning.fetch_sub(1, Relaxed);
-                if is_here(before) && is_here(after) {
+                if before.state.has_copy() && after.state.has_copy() {
                     self.stats.refusals.add(1);
                 }
             }
             _ => {}
         }
-        match (is_here(before), is_here(after)) {
+        match (before.state.has_copy(), after.state.has_copy()) {
             (false, true) => {
                 chunk.here += 1;
                 self.came(1);
