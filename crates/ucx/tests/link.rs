@@ -293,15 +293,28 @@ fn signal(process: &Child, number: i32) {
     unsafe { libc::kill(process.id() as i32, number) };
 }
 
-#[test]
-fn who_does_not_read_is_given_up_and_closing_ends() {
+/// A link to a process that has stopped after its first frame, and to which `pages` of the largest frames were sent since.
+fn stopped_reader(
+    pages: usize,
+) -> (
+    Link,
+    Receiver<Heard>,
+    Child,
+    BufReader<std::process::ChildStdout>,
+) {
     let (link, told) = link(0, 2);
-    let (mut process, _pipe) = child(&link);
+    let (process, pipe) = child(&link);
     link.send(NodeId(1), header(0, 5), &[]);
     frame(&told);
     signal(&process, libc::SIGSTOP);
     let page = vec![5; MAX_PAYLOAD];
-    (0..30).for_each(|_| link.send(NodeId(1), header(page.len(), 6), &[&page]));
+    (0..pages).for_each(|_| link.send(NodeId(1), header(page.len(), 6), &[&page]));
+    (link, told, process, pipe)
+}
+
+#[test]
+fn who_does_not_read_is_given_up_and_closing_ends() {
+    let (link, _told, mut process, _pipe) = stopped_reader(30);
     let start = Instant::now();
     let patience = Duration::from_millis(300);
     let error = link.close(patience).unwrap_err();
@@ -313,13 +326,7 @@ fn who_does_not_read_is_given_up_and_closing_ends() {
 
 #[test]
 fn a_full_queue_is_a_loss() {
-    let (link, told) = link(0, 2);
-    let (mut process, _pipe) = child(&link);
-    link.send(NodeId(1), header(0, 5), &[]);
-    frame(&told);
-    signal(&process, libc::SIGSTOP);
-    let page = vec![5; MAX_PAYLOAD];
-    (0..80).for_each(|_| link.send(NodeId(1), header(page.len(), 6), &[&page]));
+    let (_link, told, mut process, _pipe) = stopped_reader(80);
     let (node, why) = loss(&told, NOTICE);
     assert_eq!(node, NodeId(1));
     assert!(matches!(why, UcxError::QueueFull { .. }), "{why}");
