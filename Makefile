@@ -70,7 +70,7 @@ $(BIN)/.packages: pyproject.toml
 	@touch $@
 
 $(BIN)/.native: $(BIN)/.packages pyproject.toml Cargo.lock \
-    $(wildcard $(foreach crate,native region sim trace dsm coherence uffd transport ucx mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml)) $(BIN)/.ucx
+    $(wildcard $(foreach crate,native region sim trace dsm coherence uffd threads transport ucx mesh wire,crates/$(crate)/src/*.rs crates/$(crate)/Cargo.toml)) $(BIN)/.ucx
 	$(call say,building the Python module and installing leviathan into $(VENV) (maturin))
 	$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --extras dev \
 	    $(if $(UCX),--features extension-module$(comma)ucx))

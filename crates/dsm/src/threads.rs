@@ -40,25 +40,8 @@ pub fn spawn<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, DsmError> {
-    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `old`. A thread inherits the
-    // mask of its creator, so the creator's is changed for a moment.
-    let blocked = unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr())
-    };
-    if blocked != 0 {
-        return Err(DsmError::System {
-            call: "pthread_sigmask",
-            at: 0,
-            errno: blocked,
-        });
-    }
-    let thread = std::thread::Builder::new().name(name).spawn(body);
-    // SAFETY: `old` was initialised by the successful call above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-    thread.map_err(|error| DsmError::System {
+    let builder = std::thread::Builder::new().name(name);
+    lev_threads::spawn_quiet(builder, body).map_err(|error| DsmError::System {
         call: "pthread_create",
         at: 0,
         errno: error.raw_os_error().unwrap_or(0),

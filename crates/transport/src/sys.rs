@@ -168,26 +168,15 @@ pub(crate) fn lower(event: &OwnedFd) {
     unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }
 
-/// Starts a thread that no signal reaches: in QEMU's process signals belong to QEMU's threads.
+/// Starts a thread that no signal reaches.
 pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<(), TransportError> {
-    // SAFETY: sigset_t is plain data; sigfillset then sets all of it.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    let mut before = all;
-    // SAFETY: both sets are our own and live; a new thread inherits the mask in force at its creation.
-    unsafe {
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-    }
-    let started = std::thread::Builder::new()
+    let builder = std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(256 << 10)
-        .spawn(body);
-    // SAFETY: `before` was filled in above by pthread_sigmask, which cannot fail with SIG_SETMASK and valid pointers.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
-    started
+        .stack_size(256 << 10);
+    lev_threads::spawn_quiet(builder, body)
         .map(|_| ())
         .map_err(|error| TransportError::io("starting a thread", &error))
 }

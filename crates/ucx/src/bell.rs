@@ -59,31 +59,3 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), UcxError> {
         Err(failed("getrandom"))
     }
 }
-
-/// Starts a thread in which all signals are blocked from its first instruction on, and in the threads that it starts.
-pub(crate) fn spawn<T: Send + 'static>(
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<std::thread::JoinHandle<T>, UcxError> {
-    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `old`. A thread inherits the
-    // mask of its creator, so the creator's is changed for a moment.
-    let blocked = unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr())
-    };
-    if blocked != 0 {
-        return Err(UcxError::System {
-            what: "pthread_sigmask",
-            errno: blocked,
-        });
-    }
-    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
-    // SAFETY: `old` was initialised by the successful call above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-    thread.map_err(|error| UcxError::System {
-        what: "pthread_create",
-        errno: error.raw_os_error().unwrap_or(0),
-    })
-}

@@ -16,7 +16,11 @@ mod bell;
 mod envelope;
 mod error;
 #[cfg(feature = "libucx")]
+mod hub;
+#[cfg(feature = "libucx")]
 mod link;
+#[cfg(feature = "libucx")]
+mod orders;
 #[cfg_attr(not(feature = "libucx"), allow(dead_code))]
 mod sequence;
 #[cfg(feature = "libucx")]
