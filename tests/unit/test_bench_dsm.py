@@ -57,7 +57,8 @@ def test_one_round_measures_everything(tmp_path: Path) -> None:
         figures
     )
     assert all(figure["value"]["min"] > 0 for figure in figures.values())
-    assert figures["read"]["ratio"]["median"] > 0.5, "a remote fault cannot be faster than its parts"
+    for name in ("read", "upgrade_1", "read_home", "write"):
+        assert figures[name]["notes"]["faults_per_page"]["min"] >= 1, f"{name}: not every sample is a remote fault"
     assert "read fault" in result.stdout
 
 

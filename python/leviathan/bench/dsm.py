@@ -129,21 +129,24 @@ class Bench:
         with self.team(2, [(self.pages + 2, 0)], {"read_ahead": 0, "prefetch": 0}) as team:
             home, other = team[0], team[1]
             home.ask("touch", **whole, access="write")
-            ns = other.ask("touch", **whole, access="read")["ns"]
-            self.figure("read", "read fault", floor_of="local_read + local_copy_out + tcp_page", aim=1.15).add_times(
-                ns, read
-            )
-            ns = other.ask("touch", **whole, access="write")["ns"]
-            self.figure("upgrade_1", "upgrade, 1 sharer", floor_of="tcp_frame + local_drop + local_upgrade").add_times(
-                ns, floor.upgrade(1)
-            )
-            ns = home.ask("touch", **whole, access="read")["ns"]
-            self.figure("read_home", "read fault of the home", floor_of="as read").add_times(ns, read)
+            figure = self.figure("read", "read fault", floor_of="local_read + local_copy_out + tcp_page", aim=1.15)
+            self.faults_of(other, "read", figure, read)
+            figure = self.figure("upgrade_1", "upgrade, 1 sharer", floor_of="tcp_frame + local_drop + local_upgrade")
+            self.faults_of(other, "upgrade", figure, floor.upgrade(1))
+            self.faults_of(home, "read", self.figure("read_home", "read fault of the home", floor_of="as read"), read)
             home.ask("touch", **whole, access="write")
-            ns = other.ask("touch", **whole, access="write")["ns"]
-            self.figure("write", "write fault", floor_of="local_write + local_take + tcp_page").add_times(ns, write)
+            figure = self.figure("write", "write fault", floor_of="local_write + local_take + tcp_page")
+            self.faults_of(other, "write", figure, write)
             self.duel(team, write)
         self.migratory(write)
+
+    def faults_of(self, node: BenchNode, kind: str, figure: Figure, floor: float) -> None:
+        """Times one access to each page, and notes how many faults of this kind the engine counted for a page: 1."""
+        before = node.ask("counters")["counters"]
+        access = "read" if kind == "read" else "write"
+        figure.add_times(node.ask("touch", first=0, pages=self.pages, access=access)["ns"], floor)
+        after = node.ask("counters")["counters"]
+        figure.note("faults_per_page", (after[f"faults_{kind}"] - before[f"faults_{kind}"]) / self.pages)
 
     def migratory(self, floor: float) -> None:
         """Pages that one node reads and writes after the other, without and with the engine's eye for that."""
