@@ -42,8 +42,8 @@ impl LocalApic {
     /// masked stays as the page says even if the APIC is software-disabled: QEMU's reset
     /// state has the bootstrap processor's LINT0 open.
     ///
-    /// A running timer goes on from its current count; one-shot with an initial and no
-    /// current count expires at once, as in KVM.
+    /// A running timer goes on from its current count. With an initial and no current count, a
+    /// one-shot timer expires at once, and a periodic one begins a period, both as in KVM.
     pub fn load(&mut self, regs: &[u8; PAGE_LEN], now: u64) -> Effects {
         self.observe(|apic| apic.load_registers(regs, now))
     }
