@@ -191,7 +191,7 @@ def test_the_two_terminals_are_one_machine_on_a_real_disk(tmp_path: Path) -> Non
             nodes = "$(ls -d /sys/devices/system/node/node[0-9]* | wc -l)"
             # A CPU of the other node paints.
             at = first.type(f'echo cpus=$(nproc) nodes={nodes}; taskset -c 3 sh -c "{PAINT}1"; echo painted\n')
-            first.until(r"(?s)\ncpus=4 nodes=2\r.*\npainted\r", 1800, at)
+            first.until(r"(?s)\rcpus=4 nodes=2\r.*\npainted\r", 1800, at)
             assert red_part(look(5900 + DISPLAY, 900)) > 0.9
             first.type("poweroff\n")
             assert first.end(1800) == 0, first.told()

@@ -25,8 +25,46 @@ pub struct Stays {
     pooled: BTreeMap<(u64, PageNumber), u64>,
     /// When they left, and how long they had stayed.
     left: HashMap<PageNumber, Left>,
-    /// When they last found no slot, and whether that was the second time within the shortest stay.
-    refused: HashMap<PageNumber, (u64, bool)>,
+    refused: Refused,
+}
+
+/// Pages that found no slot within the last shortest stay, the hot ones counted: a page leaves for each of those, and
+/// going through all others every time would take as long as it takes to bring one.
+#[derive(Debug, Default)]
+struct Refused {
+    last: HashMap<PageNumber, u64>,
+    /// By the time when they last found none: whether that was the second time within the shortest stay.
+    by_time: BTreeMap<(u64, PageNumber), bool>,
+    hot: u64,
+}
+
+impl Refused {
+    fn note(&mut self, page: PageNumber, now: u64, hot: bool) {
+        if self.last.len() < REFUSED || self.last.contains_key(&page) {
+            self.remove(page);
+            self.last.insert(page, now);
+            self.by_time.insert((now, page), hot);
+            self.hot += u64::from(hot);
+        }
+    }
+
+    fn remove(&mut self, page: PageNumber) {
+        if let Some(at) = self.last.remove(&page) {
+            let hot = self.by_time.remove(&(at, page));
+            self.hot -= u64::from(hot == Some(true));
+        }
+    }
+
+    /// Forgets who was refused before that time.
+    fn forget(&mut self, before: u64) {
+        while let Some((&(_, page), _)) = self
+            .by_time
+            .first_key_value()
+            .filter(|((at, _), _)| *at < before)
+        {
+            self.remove(page);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,13 +88,13 @@ impl Stays {
             shortest: shortest.max(1),
             pooled: BTreeMap::new(),
             left: HashMap::new(),
-            refused: HashMap::new(),
+            refused: Refused::default(),
         }
     }
 
     /// The page has moved into the pool.
     pub fn promoted(&mut self, page: PageNumber, now: u64) {
-        self.refused.remove(&page);
+        self.refused.remove(page);
         let stay = match self.left.remove(&page) {
             Some(left) if left.is_recent(now) => {
                 (GROWTH * left.stay).min(self.shortest * GROWTH.pow(LONGER))
@@ -69,21 +107,16 @@ impl Stays {
     /// The page is to move into the pool, whose slots have all been given out before: whether it may have one that is free
     /// again. It may if it wanted one within the last shortest stay, too: what bounces less often gains nothing from a stay.
     pub fn wants(&mut self, page: PageNumber, now: u64) -> bool {
-        let before = self.refused.get(&page);
-        let hot = before.is_some_and(|(at, _)| now.saturating_sub(*at) <= self.shortest);
-        if self.refused.len() < REFUSED || before.is_some() {
-            self.refused.insert(page, (now, hot));
-        }
+        let before = self.refused.last.get(&page);
+        let hot = before.is_some_and(|at| now.saturating_sub(*at) <= self.shortest);
+        self.refused.note(page, now, hot);
         hot
     }
 
     /// A page that should leave now, if more pages want a slot, and may have one, than the `free` slots. It counts as gone.
     pub fn next(&mut self, free: u64, now: u64) -> Option<PageNumber> {
-        let shortest = self.shortest;
-        self.refused
-            .retain(|_, (at, _)| now.saturating_sub(*at) <= shortest);
-        let wanted = self.refused.values().filter(|(_, hot)| *hot).count();
-        if wanted as u64 <= free {
+        self.refused.forget(now.saturating_sub(self.shortest));
+        if self.refused.hot <= free {
             return None;
         }
         let ((due, page), stay) = self.pooled.pop_first()?;
@@ -112,7 +145,7 @@ impl Stays {
     /// Whether a page has found no slot lately, as far as [`Stays::next`] has looked.
     #[must_use]
     pub fn any_refused(&self) -> bool {
-        !self.refused.is_empty()
+        !self.refused.last.is_empty()
     }
 }
 
@@ -125,7 +158,7 @@ mod tests {
     /// The page wants a slot for the second time.
     fn want(stays: &mut Stays, page: u64, now: u64) {
         stays.wants(page, now);
-        assert!(stays.wants(page, now) || stays.refused.len() == REFUSED);
+        assert!(stays.wants(page, now) || stays.refused.last.len() == REFUSED);
     }
 
     /// Pages 1 and 2 in the pool since 0 and 10, page 9 without a slot at `now`.
@@ -169,6 +202,26 @@ mod tests {
     }
 
     #[test]
+    fn hot_pages_are_counted_as_they_come_and_go() {
+        let (mut stays, mut most) = (Stays::new(STAY), 0);
+        for step in 0..2000_u64 {
+            let (page, now) = (step * step % 13, step * 9);
+            match step % 5 {
+                0 => stays.promoted(page, now),
+                1 => drop(stays.next(step % 3, now)),
+                _ => most = most.max(u64::from(stays.wants(page, now)) * stays.refused.hot),
+            }
+            let refused = &stays.refused;
+            let hot = refused.by_time.values().filter(|hot| **hot).count();
+            assert_eq!(
+                (refused.hot, refused.last.len()),
+                (hot as u64, refused.by_time.len())
+            );
+        }
+        assert!(most > 1);
+    }
+
+    #[test]
     fn who_comes_back_soon_stays_longer() {
         let (mut stays, mut now) = (Stays::new(STAY), 0);
         for round in 0..=LONGER + 2 {
@@ -205,6 +258,6 @@ mod tests {
             stays.next(0, page + STAY);
         }
         (0..2 * REFUSED as u64).for_each(|page| want(&mut stays, page, 1 << 40));
-        assert!(stays.left.len() <= LEFT && stays.refused.len() <= REFUSED);
+        assert!(stays.left.len() <= LEFT && stays.refused.last.len() <= REFUSED);
     }
 }
