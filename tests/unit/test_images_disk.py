@@ -97,8 +97,15 @@ def test_cpus_that_were_left_for_later_start_before_anybody_logs_in(tmp_path: Pa
         (cpus / f"cpu{number}/online").write_text(f"{state}\n")
     (command,) = [line for line in LATE_CPUS.replace("\\\n", "").splitlines() if line.startswith("ExecStart=")]
     command = command.split("'")[1].replace("$$", "$").replace("/sys/devices/system/cpu", str(cpus))
-    subprocess.run(["sh", "-c", command], check=True)
+    # Linux refuses at first, as it does while a driver looks at a PCI device.
+    asked = tmp_path / "asked"
+    busy = f"echo() {{ [ -e {asked} ] && printf '1\\n' || {{ : > {asked}; return 1; }}; }}; sleep() {{ :; }}; "
+    subprocess.run(["sh", "-c", busy + command], check=True, timeout=60)
     assert [(cpus / f"cpu{number}/online").read_text() for number in range(3)] == ["1\n"] * 3
+    (cpus / "cpu2/online").write_text("0\n")
+    never = "echo() { [ $# -gt 1 ] && printf '%s ' \"$@\"; printf '0\\n'; [ $# -gt 1 ]; }; sleep() { :; }; "
+    gone = subprocess.run(["sh", "-c", never + command], capture_output=True, text=True, check=False, timeout=60)
+    assert (gone.returncode, gone.stderr) == (1, f"{cpus}/cpu2/online stays 0 0\n")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_hot_pages_move_into_cxl_memory_that_both_machines_map(hosts: list[LabHo
         node.end()
 
     nodes = [Node(host) for host in hosts]
-    assert join(nodes, POOL) == [{}, {}]
+    assert [answer["len"] for answer in join(nodes, POOL)] == [64 * PAGE] * 2
     assert all_nodes(nodes, "barrier") == [{}, {}]
     for page in (0, 40):
         additions = sum(answer["additions"] for answer in all_nodes(nodes, "duel", page=page, ms=3000))

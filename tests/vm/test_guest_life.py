@@ -134,6 +134,7 @@ def test_two_gigabytes(tmp_path: Path) -> None:
     assert 1_900_000 < kib <= 2_097_152, run.told()
 
 
+@pytest.mark.timeout(60 + 150 * BOOTS)
 def test_boots_in_a_row(tmp_path: Path) -> None:
     for boot in range(BOOTS):
         run = lev_run(tmp_path, "--nodes", "2", "--cpus", "2", "--memory", "512M", command="nproc", seconds=120)

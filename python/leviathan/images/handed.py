@@ -34,8 +34,13 @@ Before=systemd-user-sessions.service
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'for try in 1 2 3; do for cpu in /sys/devices/system/cpu/cpu*/online; do \
-    read -r state < $$cpu; [ $$state = 1 ] || echo 1 > $$cpu; done; done'
+ExecStart=/bin/sh -c 'left=600; while :; do missing=; for cpu in /sys/devices/system/cpu/cpu*/online; do \
+    read -r state < $$cpu; [ $$state = 1 ] || echo 1 2>/dev/null > $$cpu || missing=$$cpu; done; \
+    [ $$missing ] || exit 0; [ $$((left -= 1)) -gt 0 ] || { echo $$missing stays 0 >&2; exit 1; }; sleep 1; done'
 """
-"""Before anybody logs in, so that nobody sees a machine with half of its CPUs. Linux gives a CPU up that does not come
-within 10 s, and takes it when it is asked again."""
+"""Before anybody logs in, so that nobody sees a machine with half of its CPUs.
+
+Linux starts no CPU while a driver looks at a PCI device (`pci_call_probe` in drivers/pci/pci-driver.c: EBUSY), which takes
+many seconds on slow nodes, and gives a CPU up that does not come within 10 s; asked again, it does both. So this asks for
+ten minutes.
+"""

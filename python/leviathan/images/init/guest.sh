@@ -102,7 +102,17 @@ start_cpus() {
     esac
     for online in /sys/devices/system/cpu/cpu[0-9]*/online; do
         read -r state < "$online"
-        [ "$state" = 1 ] || echo 1 > "$online" || fail "cannot start ${online%/online}"
+        [ "$state" = 1 ] || start_cpu "$online" || fail "cannot start ${online%/online}"
+    done
+}
+
+# Linux refuses (EBUSY) while a driver looks at a PCI device.
+start_cpu() {
+    tries=0
+    until echo 1 > "$1"; do
+        tries=$((tries + 1))
+        [ $tries -lt 60 ] || return 1
+        $b sleep 1
     done
 }
 
