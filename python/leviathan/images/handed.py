@@ -40,7 +40,7 @@ ExecStart=/bin/sh -c 'left=600; while :; do missing=; for cpu in /sys/devices/sy
 """
 """Before anybody logs in, so that nobody sees a machine with half of its CPUs.
 
-Linux starts no CPU while a driver looks at a PCI device (`pci_call_probe` in drivers/pci/pci-driver.c: EBUSY), which takes
-many seconds on slow nodes, and gives a CPU up that does not come within 10 s; asked again, it does both. So this asks for
-ten minutes.
+Linux starts no CPU while a driver looks at a PCI device (`pci_call_probe` in drivers/pci/pci-driver.c: EBUSY), which
+takes many seconds on slow nodes, and gives a CPU up that does not come within 10 s; asked again, it does both. So this
+asks for ten minutes.
 """
