@@ -29,8 +29,8 @@ WORK_SECONDS = 2 * 3600
 BOOT_SECONDS = 2400
 SHELL = r"leviathan:(~|/root)# "
 """Of our init: busybox of different releases, different prompts."""
-RED = b"\x00\x00\xa8"
-"""Of text modes, whose colours have six bits: blue, green, red."""
+RED = (b"\x00\x00\xa8", b"\x00\x00\xaa")
+"""Blue, green, red: of text modes, whose colours have six bits, and of the kernel's console on a frame buffer."""
 
 
 def seed(folder: Path, name: str, *changes: tuple[str, str]) -> str:
@@ -54,7 +54,7 @@ def call(*words: str, folder: Path | None = None, seconds: float = WORK_SECONDS)
 def red_part(screen: Screen) -> float:
     """How much of a screen is red."""
     points = [screen.pixels[at : at + 3] for at in range(0, len(screen.pixels), 4)]
-    return points.count(RED) / len(points)
+    return sum(points.count(red) for red in RED) / len(points)
 
 
 PAINT = r"printf '\033[41m\033[2J' > /dev/tty"

@@ -15,6 +15,8 @@ mod bell;
 #[cfg_attr(not(feature = "libucx"), allow(dead_code))]
 mod envelope;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "libucx")]
 mod hub;
 #[cfg(feature = "libucx")]

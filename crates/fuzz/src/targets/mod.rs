@@ -9,12 +9,18 @@ mod trace;
 
 use crate::{Framing, Seed, Target};
 use lev_transport::fuzzing as transport;
+use lev_ucx::fuzzing as ucx;
 use lev_wire::frame::{Header, HEADER_LEN};
 
 /// Frames between nodes.
 const FRAME: Option<Framing> = Some(Framing {
     header: HEADER_LEN,
     at: 4,
+});
+/// The same behind what UCX has in front of them.
+const ENVELOPE: Option<Framing> = Some(Framing {
+    header: 32 + HEADER_LEN,
+    at: 32 + 4,
 });
 /// Room for buffers that are the same for every input.
 const BUFFERS: usize = 64 << 10;
@@ -66,6 +72,11 @@ pub(crate) fn all() -> Vec<Target> {
             transport::initiate,
             transport::acceptors,
         ),
+        Target {
+            framing: ENVELOPE,
+            ..target("ucx-message", ucx::message, ucx::messages)
+        },
+        target("ucx-order", ucx::arrivals, ucx::orders),
     ];
     all.extend(protocol::all());
     all.extend(engine::all());
