@@ -246,6 +246,13 @@ def test_a_lost_node_is_named(rig: Rig) -> None:
     assert "Run /init as init process" in error.message
 
 
+def test_a_silent_node_is_not_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 4 s to notice, and 5 s are promised."""
+    monkeypatch.setattr("leviathan.vm.life.LAST_WORDS_SECONDS", 3600.0)
+    lost = qemu_that(init_up, tells(event="node-lost", node=1, name="node1", reason="silent for 4.0 s"), ends(123))
+    assert rig.fails(NodeLost, qemu=lost).message.startswith("node1 was lost: silent for 4.0 s")
+
+
 def test_a_worker_that_dies_is_named_even_if_the_head_says_nothing(rig: Rig) -> None:
     def dies(host: FakeHost, process: FakeProcess) -> None:
         worker(host, process)

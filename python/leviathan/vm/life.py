@@ -40,6 +40,8 @@ T = TypeVar("T")
 LOST_EXIT = 123
 BLAME_SECONDS = 5.0
 LAST_WORDS_SECONDS = 2.0
+SILENT = "silent for "
+"""Begins the reason when a node has said nothing for too long: crates/facade/src/watch.rs."""
 WORKER_STOP_SECONDS = 5.0
 QUIT_SECONDS = 10.0
 TICK_SECONDS = 1.0
@@ -415,11 +417,12 @@ class Life:
         return False
 
     def _node_lost(self, event: Event) -> LeviathanError:
-        """The head lost a node. That one may have left by itself, and then says why."""
+        """The head lost a node. One that has left by itself says why; a silent one has nothing to say."""
         name = event.text("name") or "a node"
-        error = NodeLost(f"{name} was lost: {event.text('reason') or 'no reason given'}")
+        reason = event.text("reason") or "no reason given"
+        error = NodeLost(f"{name} was lost: {reason}")
         worker = next((worker for worker in self._workers if worker.name == name), None)
-        end = time.monotonic() + LAST_WORDS_SECONDS
+        end = time.monotonic() + (0.0 if reason.startswith(SILENT) else LAST_WORDS_SECONDS)
         while worker is not None and not (worker.last_words or worker.gone) and (now := time.monotonic()) < end:
             later = self.mailbox.take(min(now + TICK_SECONDS, end))
             if later is not None:
