@@ -109,7 +109,7 @@ start_cpus() {
 # Linux refuses (EBUSY) while a driver looks at a PCI device.
 start_cpu() {
     tries=0
-    until echo 1 > "$1"; do
+    until echo 1 2> /dev/null > "$1"; do
         tries=$((tries + 1))
         [ $tries -lt 60 ] || return 1
         $b sleep 1
