@@ -214,3 +214,20 @@ def test_a_lock_names_its_holder(tmp_path: Path) -> None:
     assert (other.held, other.holder) == (False, os.getpid())
     one.close()
     assert Lock(tmp_path / "lock").held
+
+
+def test_a_holder_that_has_not_written_its_number_yet_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    path.write_bytes(gone.stdout)  # of a holder before, which was killed
+    takes = (
+        "import fcntl, os, sys, time; file = open(sys.argv[1], 'r+'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "print(flush=True);"
+        "time.sleep(0.2); file.truncate(0); file.write(str(os.getpid())); file.flush(); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", takes, path], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        lock = Lock(path)
+        holder.kill()
+    assert (lock.held, lock.holder) == (False, holder.pid)

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
 
 from leviathan.errors import StartError
@@ -38,6 +39,10 @@ def meeting_folder(cpus: int, addresses: tuple[str, ...]) -> Path:
     return folder
 
 
+NAME_SECONDS = 1.0
+"""So long a holder may take from getting a lock to having written its number."""
+
+
 class Lock:
     """A lock file, held until closed or until the process ends, however it ends; with the holder's number in it."""
 
@@ -48,13 +53,27 @@ class Lock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            text = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
-            self.holder = int(text) if text.isdecimal() else None
+            self.holder = self._find_holder()
             os.close(self._descriptor)
             self._descriptor = -1
             return
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        number = f"{os.getpid()}\n".encode()
+        os.pwrite(self._descriptor, number, 0)
+        os.ftruncate(self._descriptor, len(number))
+
+    def _find_holder(self) -> int | None:
+        """The number in the file, as soon as it is that of a process.
+
+        The holder may have got the lock just now, and one before it may have left its number behind.
+        """
+        end = time.monotonic() + NAME_SECONDS
+        while True:
+            text = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
+            if text.isdecimal() and Path(f"/proc/{text}").exists():
+                return int(text)
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
 
     @property
     def held(self) -> bool:
