@@ -20,12 +20,16 @@ cd /tmp
 for port in stdout stderr status; do
     set -- "$@" -chardev file,id=$port,path=$port -device virtserialport,chardev=$port,name=org.leviathan.$port
 done
-timeout 120 qemu-system-x86_64 -accel kvm -machine q35 -cpu host -smp 2 -m 512 -nodefaults -display none -no-reboot \\
+timeout 60 qemu-system-x86_64 -accel kvm -machine q35 -cpu host -smp 2 -m 512 -nodefaults -display none -no-reboot \\
     -kernel /guest/vmlinuz -initrd ${INITRD:-/guest/initrd} \\
     -append "console=ttyS0 panic=-1 tsc=reliable no_timer_check" \\
     -serial file:console -device virtio-serial-pci "$@" </dev/null
 echo "qemu ended with $?"
 """
+
+TRIES = 4
+"""With a thread of TCG's for each CPU, which a stock guest needs, nested paging now and then resets or hangs the guest before
+its init (docs/design/0006-lab.md). What counts is that it boots, and what it does then."""
 
 COMMAND = """\
 echo "to stdout"; echo "to stderr" >&2; echo again > /dev/stdout
@@ -64,6 +68,15 @@ def shell(host: LabHost, script: str, limit: float = 150) -> tuple[int | None, s
     return code, b"".join(out).decode(errors="replace")
 
 
+def boot(host: LabHost, initrd: str) -> tuple[int | None, str]:
+    """Boots the inner guest until its init has been reached once; how the last try ended."""
+    for _ in range(TRIES):
+        ended = shell(host, f"rm -f /tmp/status /tmp/stdout /tmp/stderr\nINITRD={initrd}\n{INNER}")
+        if host.get("/tmp/status").startswith(b"ready "):
+            break
+    return ended
+
+
 def test_facts(lab: Lab) -> None:
     facts = lab.hosts[0].facts()
     assert facts.kvm is None
@@ -75,11 +88,11 @@ def test_facts(lab: Lab) -> None:
 
 def test_stock_qemu_boots_the_guest_under_kvm(lab: Lab) -> None:
     host = lab.hosts[0]
-    code, text = shell(host, INNER)
+    code, text = boot(host, "/guest/initrd")
     console = host.get("/tmp/console").decode(errors="replace")[-2000:]
     assert (code, text) == (0, "qemu ended with 0\n"), text + console
-    assert host.get("/tmp/status").decode().splitlines()[-1] == "exit 37", console
-    assert host.get("/tmp/status").startswith(b"ready ")
+    status = host.get("/tmp/status").decode()
+    assert (status[:6], status.splitlines()[-1:]) == ("ready ", ["exit 37"]), console
     assert host.get("/tmp/stdout") == b"to stdout\nagain\n" + b"x" * 300_000
     assert host.get("/tmp/stderr") == b"to stderr\n"
 
@@ -87,7 +100,7 @@ def test_stock_qemu_boots_the_guest_under_kvm(lab: Lab) -> None:
 def test_a_command_that_reboots_reports_no_exit(lab: Lab) -> None:
     host = lab.hosts[0]
     # With -no-reboot QEMU ends where the guest resets.
-    assert shell(host, "INITRD=/guest/reboot\n" + INNER) == (0, "qemu ended with 0\n")
+    assert boot(host, "/guest/reboot") == (0, "qemu ended with 0\n")
     assert host.get("/tmp/stdout") == b"before\n"
     status = host.get("/tmp/status")
     assert status.startswith(b"ready ")
