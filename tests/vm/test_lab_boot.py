@@ -28,8 +28,8 @@ echo "qemu ended with $?"
 """
 
 TRIES = 4
-"""With a thread of TCG's for each CPU, which a stock guest needs, nested paging now and then resets or hangs the guest before
-its init (docs/design/0006-lab.md). What counts is that it boots, and what it does then."""
+"""With a thread of TCG's for each CPU, which a stock guest needs, nested paging now and then resets or hangs the guest
+before its init (docs/design/0006-lab.md). What counts is that it boots, and what it does then."""
 
 COMMAND = """\
 echo "to stdout"; echo "to stderr" >&2; echo again > /dev/stdout
