@@ -30,16 +30,15 @@ SPIN_SECONDS = 15
 )
 def test_machines_of_every_shape(tmp_path: Path, nodes: int, cpus: int, memory: str, more: list[str]) -> None:
     seen = max(nodes, 1)
-    # A page takes milliseconds from one lab machine to the other, and threads fight for page tables, too.
-    few = "--lab-machines" in more
-    rounds = {"demo": "10", "litmus": "100 --processes", "smc": "200 --processes"}
-    if not few:
-        rounds = {"demo": "200", "litmus": "5000", "smc": "2000"}
+    demo, litmus, smc = "200", "5000", "2000"
+    if "--lab-machines" in more:
+        # A page takes milliseconds from one lab machine to the other, and threads fight for page tables, too.
+        demo, litmus, smc = "10", "100 --processes", "200 --processes"
     command = (
         "nproc; cat /proc/interrupts; "
-        f"lev-guest demo --json --rounds {rounds['demo']} --expect-cpus {cpus} --expect-nodes {seen} && "
-        f"lev-guest litmus --json --shapes SB,MP,WRC,IRIW --rounds {rounds['litmus']} && "
-        f"lev-guest smc --json --rounds {rounds['smc']}"
+        f"lev-guest demo --json --rounds {demo} --expect-cpus {cpus} --expect-nodes {seen} && "
+        f"lev-guest litmus --json --shapes SB,MP,WRC,IRIW --rounds {litmus} && "
+        f"lev-guest smc --json --rounds {smc}"
     )
     arguments = ["--nodes", str(nodes), "--cpus", str(cpus), "--memory", memory, *more]
     run = lev_run(tmp_path, *arguments, command=command, seconds=500)
