@@ -248,8 +248,9 @@ def test_a_lost_node_is_named(rig: Rig) -> None:
 
 def test_a_silent_node_is_not_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes 4 s to notice, and 5 s are promised."""
-    monkeypatch.setattr("leviathan.vm.life.LAST_WORDS_SECONDS", 3600.0)
-    lost = qemu_that(init_up, tells(event="node-lost", node=1, name="node1", reason="silent for 4.0 s"), ends(123))
+    monkeypatch.setattr("leviathan.vm.blame.LAST_WORDS_SECONDS", 3600.0)
+    silence = tells(event="node-lost", node=1, name="node1", reason="silent for 4.0 s", silent=True)
+    lost = qemu_that(init_up, silence, ends(123))
     assert rig.fails(NodeLost, qemu=lost).message.startswith("node1 was lost: silent for 4.0 s")
 
 

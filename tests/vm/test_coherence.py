@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from lev_run import ROUNDS, Run, lev_run
@@ -17,8 +18,6 @@ FEW = max(ROUNDS // 20, 1)
 """Rounds of what needs several system calls, forks or page faults each time."""
 WITHOUT_POOL = max(ROUNDS // 100, 1)
 """Rounds between threads, whose page tables bounce along with the data, without a pool."""
-
-
 HOURS = 3 * 3600
 """Without a pool a hand-over takes milliseconds in a lab machine, and a hundred thousand of them an hour."""
 
@@ -33,6 +32,21 @@ class Kind:
     tlb_rounds: int
     seconds: int
 
+    def command(self, check: str, *options: str) -> str:
+        """One run of lev-guest."""
+        return " ".join(["lev-guest", check, "--json", f"--timeout {self.seconds}", *options])
+
+    def run(self, folder: Path, check: str) -> Run:
+        """A boot with one check between threads, or processes, of two nodes."""
+        # Without a pool every CPU more is one more that fights for the kernel's pages.
+        machine = TWO if self.members else MACHINE
+        command = self.command(check, self.members, f"--rounds {ROUNDS}")
+        run = lev_run(folder, *machine, *self.options, command=command, seconds=self.seconds)
+        run.assert_passed(1)
+        _good(run, check)
+        _pages_moved(run)
+        return run
+
 
 KINDS = {
     "pool": Kind([], "", FEW, 330),
@@ -40,26 +54,10 @@ KINDS = {
 }
 
 
-def _script(kind: Kind) -> str:
-    limit = f"--timeout {kind.seconds}"
-    lines = [
-        f"lev-guest {check} --json {limit} {kind.members} --rounds {ROUNDS}"
-        for check in ("counters", "ticketlock", "litmus", "smc")
-    ]
-    lines.append(f"lev-guest tlb --json {limit} --rounds {kind.tlb_rounds}")
-    lines.append("lev-guest mem --json --bytes 32M")
-    # One after the other in one boot, all of them even if one fails; the worst exit code counts.
-    return "worst=0; " + " ".join(f"{line} || worst=$?;" for line in lines) + " exit $worst"
-
-
-@pytest.fixture(scope="module", params=list(KINDS))
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One boot that runs every check; the tests below look at its reports."""
-    kind = KINDS[request.param]
-    # Without a pool every CPU more is one more that fights for the kernel's pages.
-    cpus = MACHINE if kind.members == "" else TWO
-    folder = tmp_path_factory.mktemp("run")
-    return lev_run(folder, *cpus, *kind.options, command=_script(kind), seconds=kind.seconds)
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """With the pool and without. A boot for each check: what takes hours can be run, and fail, by itself."""
+    return cast("Kind", request.param)
 
 
 def _good(run: Run, check: str) -> None:
@@ -68,27 +66,28 @@ def _good(run: Run, check: str) -> None:
         assert len(set(report["nodes"])) == 2, f"the threads were not on two nodes: {report}"
 
 
-def test_every_run_of_the_guest_program_passed(run: Run) -> None:
-    run.assert_passed(6)
+def _pages_moved(run: Run) -> None:
+    """Without this the checks would have said nothing about coherence."""
+    for node in run.nodes():
+        assert node["vcpus"], node
+        assert sum(node["memory"].values()) > 0, node["name"]
 
 
-def test_locked_counters_are_exact(run: Run) -> None:
-    _good(run, "counters")
-    assert {r["placement"] for r in run.of("counters")} >= {"same-line", "same-page", "pages"}
-    assert all(r["rounds"] >= ROUNDS for r in run.of("counters"))
-    assert all(r["switches"] > 0 for r in run.of("counters")), "nobody fought for a counter"
+def test_locked_counters_are_exact(tmp_path: Path, kind: Kind) -> None:
+    reports = kind.run(tmp_path, "counters").of("counters")
+    assert {r["placement"] for r in reports} >= {"same-line", "same-page", "pages"}
+    assert all(r["rounds"] >= ROUNDS for r in reports)
+    assert all(r["switches"] > 0 for r in reports), "nobody fought for a counter"
 
 
-def test_a_ticket_lock_excludes(run: Run) -> None:
-    _good(run, "ticketlock")
-    [report] = run.of("ticketlock")
+def test_a_ticket_lock_excludes(tmp_path: Path, kind: Kind) -> None:
+    [report] = kind.run(tmp_path, "ticketlock").of("ticketlock")
     assert report["acquisitions"] >= ROUNDS
     assert report["handoffs"] > ROUNDS // 100, f"hardly contended: {report}"
 
 
-def test_only_what_x86_allows_is_seen(run: Run) -> None:
-    _good(run, "litmus")
-    reports = run.of("litmus")
+def test_only_what_x86_allows_is_seen(tmp_path: Path, kind: Kind) -> None:
+    reports = kind.run(tmp_path, "litmus").of("litmus")
     assert {r["shape"] for r in reports} >= {"SB", "SB+mfence", "MP", "LB", "IRIW", "2+2W", "R", "S", "WRC", "CoRR"}
     for report in reports:
         assert report["forbidden"] == 0
@@ -99,21 +98,18 @@ def test_only_what_x86_allows_is_seen(run: Run) -> None:
         assert report["mixed_batches"] > 0, report
 
 
-def test_code_written_on_another_node_is_executed(run: Run) -> None:
-    _good(run, "smc")
-    assert run.of("smc")[0]["rounds"] >= ROUNDS
+def test_code_written_on_another_node_is_executed(tmp_path: Path, kind: Kind) -> None:
+    [report] = kind.run(tmp_path, "smc").of("smc")
+    assert report["rounds"] >= ROUNDS
 
 
-def test_page_table_changes_reach_the_other_node(run: Run) -> None:
+def test_page_table_changes_reach_the_other_node_and_all_memory_is_verified(tmp_path: Path, kind: Kind) -> None:
+    tlb = kind.command("tlb", f"--rounds {kind.tlb_rounds}")
+    command = f"{tlb} && lev-guest mem --json --bytes 32M"
+    run = lev_run(tmp_path, *(TWO if kind.members else MACHINE), *kind.options, command=command, seconds=kind.seconds)
+    run.assert_passed(2)
     _good(run, "tlb")
     assert {r["part"] for r in run.of("tlb")} == {"page tables", "copy on write", "exec storm"}
-
-
-def test_pages_moved_between_the_nodes(run: Run) -> None:
-    """Without this the checks above would have said nothing about coherence."""
-    for node in run.nodes():
-        assert node["vcpus"], node
-        assert sum(node["memory"].values()) > 0, node["name"]
 
 
 def test_two_nodes_without_a_pool_take_turns(tmp_path: Path) -> None:
@@ -125,15 +121,9 @@ def test_two_nodes_without_a_pool_take_turns(tmp_path: Path) -> None:
     assert all(node["memory"]["turns"] > 0 for node in run.nodes())
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_accesses_may_cross_lines_and_pages(tmp_path: Path, kind: Kind) -> None:
-    """In a boot of its own: it has hung a guest in a lab machine without the facade, too (guest-checks.md)."""
-    seconds = min(kind.seconds, HOURS)
-    command = f"lev-guest pagecross --json --timeout {seconds} {kind.members} --rounds {ROUNDS}"
-    cpus = MACHINE if kind.members == "" else TWO
-    run = lev_run(tmp_path, *cpus, *kind.options, command=command, seconds=seconds + 60)
-    run.assert_passed(1)
-    _good(run, "pagecross")
+    """The check has hung a guest in a lab machine without the facade, too (guest-checks.md)."""
+    run = kind.run(tmp_path, "pagecross")
     assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
 
 

@@ -68,7 +68,11 @@ impl RemoteVcpu {
     }
 
     fn lost(&self, vm: &Vm, reason: &str) -> ! {
-        watch::node_lost(vm, self.owner, &format!("vCPU {}: {reason}", self.id))
+        watch::node_lost(
+            vm,
+            self.owner,
+            &format!("vCPU {}: {reason}", self.id).into(),
+        )
     }
 
     /// Sends a call with its argument and brings back what the kernel there wrote.

@@ -166,7 +166,7 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
                 ControlClient::start(
                     channel,
                     move |from, event| watch::on_event(&for_event, from, event),
-                    move |node, reason| watch::lost(node, &for_end[node.index()], &reason),
+                    move |node, reason| watch::lost(node, &for_end[node.index()], &reason.into()),
                 ),
             )
         })
@@ -199,9 +199,7 @@ fn join(vm_fd: i32, cluster: &Cluster, credentials: &Credentials, fabric: &Arc<F
         pages,
         fabric: Arc::clone(fabric),
         engine: Arc::clone(&engine),
-        on_lost: Box::new(move |node, reason| {
-            watch::lost(node, &lost_names[node.index()], &reason)
-        }),
+        on_lost: Box::new(move |node, loss| watch::lost(node, &lost_names[node.index()], &loss)),
         on_doorbell: Box::new(|index| {
             if let Some(vm) = vm::current() {
                 vm.doorbells.ring(index);

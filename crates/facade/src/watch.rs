@@ -7,6 +7,7 @@ use lev_mesh::message::{control, Event};
 use lev_mesh::peers::spawn_first;
 use lev_mesh::pulse::BEAT;
 use lev_mesh::report::{self, NodeReport};
+use lev_mesh::Loss;
 use lev_wire::{NodeId, PAGE_SIZE};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,19 +20,22 @@ pub fn ending() -> bool {
 }
 
 /// A node is gone: the guest cannot go on, because part of its memory and processors is.
-pub fn node_lost(vm: &Vm, node: NodeId, reason: &str) -> ! {
-    lost(node, vm.name_of(node), reason)
+pub fn node_lost(vm: &Vm, node: NodeId, loss: &Loss) -> ! {
+    lost(node, vm.name_of(node), loss)
 }
 
 /// The same before the machine exists, or from a channel's thread.
-pub fn lost(node: NodeId, name: &str, reason: &str) -> ! {
+pub fn lost(node: NodeId, name: &str, loss: &Loss) -> ! {
     if ENDING.load(Ordering::SeqCst) {
         // The machine is being taken down; whoever does that ends the process.
         loop {
             std::thread::sleep(std::time::Duration::from_secs(1));
         }
     }
-    fail::event(&json!({"event": "node-lost", "node": node.0, "name": name, "reason": reason}));
+    let Loss { reason, silent } = loss;
+    fail::event(&json!({
+        "event": "node-lost", "node": node.0, "name": name, "reason": reason, "silent": silent,
+    }));
     fail::say(&format!("node {} ({name}) is lost: {reason}", node.0));
     // SAFETY: ends the process without running other people's exit handlers.
     unsafe { libc::_exit(fail::NODE_LOST) }
@@ -41,12 +45,11 @@ pub fn lost(node: NodeId, name: &str, reason: &str) -> ! {
 pub fn on_event(names: &[String], from: NodeId, event: Event) {
     let name = |node: NodeId| names.get(node.index()).map_or("?", String::as_str);
     match event {
-        Event::NodeLost { node, reason } => lost(
-            node,
-            name(node),
-            &format!("{reason} (seen by {})", name(from)),
-        ),
-        Event::Failed { message } => lost(from, name(from), &message),
+        Event::NodeLost { node, mut loss } => {
+            loss.reason += &format!(" (seen by {})", name(from));
+            lost(node, name(node), &loss)
+        }
+        Event::Failed { message } => lost(from, name(from), &message.into()),
         Event::OutOfRoom {
             resident,
             limit,
@@ -90,8 +93,7 @@ pub fn start(vm: &'static Vm) {
         }
         for worker in vm.workers() {
             if let Some(silence) = worker.beat() {
-                let reason = format!("silent for {:.1} s", silence.as_secs_f64());
-                node_lost(vm, worker.node, &reason);
+                node_lost(vm, worker.node, &Loss::silence(silence));
             }
         }
     });

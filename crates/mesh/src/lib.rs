@@ -7,6 +7,7 @@ pub mod error;
 pub mod hints;
 pub mod host;
 pub mod interrupts;
+pub mod loss;
 pub mod message;
 pub mod pages;
 pub mod peers;
@@ -17,4 +18,5 @@ pub mod trace;
 pub mod vm_frame;
 
 pub use error::MeshError;
+pub use loss::Loss;
 pub use peers::Peers;

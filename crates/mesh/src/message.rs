@@ -1,5 +1,6 @@
 //! Numbers of the frames on each kind of channel, and the few payloads that are not raw bytes.
 
+use crate::loss::Loss;
 use lev_dsm::RoomEvent;
 use lev_vcpu::Doorbell;
 use lev_wire::cluster::Cluster;
@@ -126,7 +127,8 @@ pub enum Event {
         /// The peer.
         node: NodeId,
         /// Why.
-        reason: String,
+        #[serde(flatten)]
+        loss: Loss,
     },
     /// The worker cannot go on.
     Failed {

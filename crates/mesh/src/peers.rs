@@ -1,6 +1,7 @@
 //! All channels of one node, and the threads that read them.
 
 use crate::interrupts::InterruptPeers;
+use crate::loss::Loss;
 use crate::pages::PagePeers;
 use crate::pulse::BEAT;
 use lev_dsm::Engine;
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Called once for a peer whose channel ended: node, reason.
-pub type OnLost = Box<dyn Fn(NodeId, String) + Send + Sync>;
+/// Called for a peer that is gone: node, why.
+pub type OnLost = Box<dyn Fn(NodeId, Loss) + Send + Sync>;
 /// Called on the head for a doorbell that a worker's guest code rang.
 pub type OnDoorbell = Box<dyn Fn(u64) + Send + Sync>;
 
@@ -128,7 +129,7 @@ impl Peers {
         };
         spawn_first(&name, move || {
             let reason = body();
-            this.lost(node, reason);
+            this.lost(node, reason.into());
         })
     }
 
@@ -184,8 +185,7 @@ impl Peers {
             while !this.closing.load(Ordering::SeqCst) {
                 for node in &others {
                     if let Some(silence) = this.interrupts.beat(*node) {
-                        let reason = format!("silent for {:.1} s", silence.as_secs_f64());
-                        this.lost(*node, reason);
+                        this.lost(*node, Loss::silence(silence));
                     }
                 }
                 std::thread::sleep(BEAT);
@@ -199,9 +199,9 @@ impl Peers {
     }
 
     /// A peer is gone.
-    pub fn lost(&self, node: NodeId, reason: String) {
+    pub fn lost(&self, node: NodeId, loss: Loss) {
         if !self.closing.load(Ordering::SeqCst) {
-            (self.on_lost)(node, reason);
+            (self.on_lost)(node, loss);
         }
     }
 }

@@ -7,6 +7,7 @@ use lev_mesh::message::{control as kind, Configure, Configured, DoorbellMessage,
 use lev_mesh::pulse::Pulse;
 use lev_mesh::report;
 use lev_mesh::vm_frame;
+use lev_mesh::Loss;
 use lev_transport::{connect, Credentials, Purpose, Sender};
 use lev_vcpu::clock::host_tsc;
 use lev_wire::frame::Header;
@@ -190,9 +191,11 @@ impl ControlServer {
             ));
         }
         let sender = self.sender.clone();
-        let on_lost = Box::new(move |node: NodeId, reason: String| {
-            events::emit(&serde_json::json!({"event": "lost", "node": node.0, "message": reason}));
-            tell(&sender, &Event::NodeLost { node, reason });
+        let on_lost = Box::new(move |node: NodeId, loss: Loss| {
+            events::emit(
+                &serde_json::json!({"event": "lost", "node": node.0, "message": loss.reason}),
+            );
+            tell(&sender, &Event::NodeLost { node, loss });
         });
         let sender = self.sender.clone();
         let on_fatal = Box::new(move |error: lev_dsm::DsmError| {

@@ -148,7 +148,7 @@ fn admit(
             let reason = vcpu_thread::serve(&worker, &vcpu, channel);
             worker
                 .peers
-                .lost(NodeId::HEAD, format!("vCPU {number}: {reason}"));
+                .lost(NodeId::HEAD, format!("vCPU {number}: {reason}").into());
         }
         _ => {
             if let Err(what) = worker.peers.attach(channel) {

@@ -15,7 +15,7 @@ use workers::Workers;
 const PROMISE: Duration = Duration::from_secs(8);
 
 fn lost(event: &Event, node: u16) -> bool {
-    matches!(event, Event::NodeLost { node: NodeId(lost), reason } if *lost == node && reason.contains("silent"))
+    matches!(event, Event::NodeLost { node: NodeId(lost), loss } if *lost == node && loss.silent)
 }
 
 #[test]

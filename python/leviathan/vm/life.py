@@ -22,6 +22,7 @@ from leviathan.qemu.command import HeadCommand, head_command, head_environment
 from leviathan.qemu.qmp import QmpError
 from leviathan.rules.kernel_facts import tick_hz
 from leviathan.vm.backing import data_directory, files_of, held, with_own_files
+from leviathan.vm.blame import explained, how_it_ended, node_lost
 from leviathan.vm.cluster import Identity, cluster_file
 from leviathan.vm.direct import direct_command, with_our_init
 from leviathan.vm.head import Head, HeadFiles, Streams, start_head
@@ -39,9 +40,6 @@ __all__ = ["Elsewhere", "Ending", "Life"]
 T = TypeVar("T")
 LOST_EXIT = 123
 BLAME_SECONDS = 5.0
-LAST_WORDS_SECONDS = 2.0
-SILENT = "silent for "
-"""Begins the reason when a node has said nothing for too long: crates/facade/src/watch.rs."""
 WORKER_STOP_SECONDS = 5.0
 QUIT_SECONDS = 10.0
 TICK_SECONDS = 1.0
@@ -356,9 +354,7 @@ class Life:
         while self._exit is None and (now := time.monotonic()) < end:
             event = self.mailbox.take(min(now + TICK_SECONDS, end))
             if event is not None:
-                self.record.event(event)
-                if event.source == "exit":
-                    self._note_exit(event)
+                self._note(event)
 
     def _lab_machine_gone(self, name: str, why: str) -> None:
         self.mailbox.post(Event("lab", name, {"why": why}))
@@ -399,7 +395,7 @@ class Life:
             case "qemu", "SHUTDOWN":
                 self._shutdown_reason = event.text("reason")
             case "head", "node-lost":
-                raise self._node_lost(event)
+                raise self._told(node_lost(event, self._workers, self.mailbox, self._note))
             case "head", "error":
                 raise self._told(self._failure(event.text("message"), event.text("hint")))
             case "head", "out-of-room" | "room-again":
@@ -416,25 +412,6 @@ class Life:
                 self._from_worker(name, kind, event)
         return False
 
-    def _node_lost(self, event: Event) -> LeviathanError:
-        """The head lost a node. One that has left by itself says why; a silent one has nothing to say."""
-        name = event.text("name") or "a node"
-        reason = event.text("reason") or "no reason given"
-        error = NodeLost(f"{name} was lost: {reason}")
-        worker = next((worker for worker in self._workers if worker.name == name), None)
-        end = time.monotonic() + (0.0 if reason.startswith(SILENT) else LAST_WORDS_SECONDS)
-        while worker is not None and not (worker.last_words or worker.gone) and (now := time.monotonic()) < end:
-            later = self.mailbox.take(min(now + TICK_SECONDS, end))
-            if later is not None:
-                self.record.event(later)
-                if later.source == name and later.kind in ("lost", "error"):
-                    worker.last_words = later.text("message")
-                elif later.source == "exit":
-                    self._note_exit(later)
-        if worker is not None and worker.last_words:
-            error.message += f" ({name} said: {worker.last_words})"
-        return self._told(error)
-
     def _from_worker(self, name: str, kind: str, event: Event) -> None:
         worker = next((worker for worker in self._workers if worker.name == name), None)
         if worker is None:
@@ -448,6 +425,12 @@ class Life:
 
     def _failure(self, message: str, hint: str) -> LeviathanError:
         return (GuestDied if self._ready else StartError)(message, hint=hint or None)
+
+    def _note(self, event: Event) -> None:
+        """Only notes an event, whatever it means."""
+        self.record.event(event)
+        if event.source == "exit":
+            self._note_exit(event)
 
     def _note_exit(self, event: Event) -> None:
         if event.kind == "head":
@@ -477,7 +460,7 @@ class Life:
                 break
         if event.data.get("code") is None:
             raise self._host_gone(worker.host.name, event.text("why"))
-        how = _how(event.data["code"])
+        how = how_it_ended(event.data["code"])
         error = NodeLost(f"{worker.name} was lost: its program on {worker.host.name} {how}")
         raise self._told(error if self._ready else StartError(error.message), worker.log)
 
@@ -498,7 +481,7 @@ class Life:
             raise self._told(
                 GuestDied("the guest rebooted (a kernel panic reboots, too)", hint="--reboot lets it boot again")
             )
-        message = f"QEMU {_how(code)}"
+        message = f"QEMU {how_it_ended(code)}"
         raise self._told((GuestDied if self._ready else StartError)(message), self.head.log)
 
     def _told(self, error: LeviathanError, log: Tail | None = None) -> LeviathanError:
@@ -507,16 +490,4 @@ class Life:
         if log is None and self.head is not None:
             logs["QEMU said"] = self.head.log.lines()
         logs["the console's last lines"] = self.console.lines()
-        for title, lines in logs.items():
-            if lines:
-                error.message += f"\n{title}:\n" + "\n".join(f"  | {line}" for line in lines)
-        return error
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
-    return f"ended with exit code {code}"
+        return explained(error, logs)

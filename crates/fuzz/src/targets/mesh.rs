@@ -4,10 +4,12 @@ use super::target;
 use crate::{Seed, Target};
 use lev_mesh::message::{Configure, Configured, DoorbellMessage, Event, Segment};
 use lev_mesh::report::NodeReport;
+use lev_mesh::Loss;
 use lev_wire::cluster::{Cluster, EngineOptions, HomeRange, Node, Pool};
 use lev_wire::NodeId;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
+use std::time::Duration;
 
 /// What is worth trying anywhere in JSON.
 pub(super) const JSON: &[&[u8]] = &[
@@ -153,7 +155,7 @@ fn segments() -> Vec<Seed> {
 fn events() -> Vec<Seed> {
     let lost = Event::NodeLost {
         node: NodeId(2),
-        reason: "silent for 4.0 s".into(),
+        loss: Loss::silence(Duration::from_secs(4)),
     };
     let failed = Event::Failed {
         message: "out of memory".into(),
