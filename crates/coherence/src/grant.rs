@@ -87,12 +87,13 @@ impl HomePage {
             (HomeState::Owned(owner), _) => {
                 let lend = access == Access::Read && self.habit.is_migratory();
                 let access = if lend { Access::Write } else { access };
-                outbox.send(*owner, Message::Demand(Demand::Fetch { to: from, access }));
                 if lend {
+                    // First: who counts it must not be behind what the message causes.
                     outbox.act(Action::LentToWrite);
                 } else if access == Access::Read {
                     self.habit.read(from, true, outbox.rules);
                 }
+                outbox.send(*owner, Message::Demand(Demand::Fetch { to: from, access }));
                 let next = match access {
                     _ if lend && mutated!(outbox.rules, LentUnrecorded) => {
                         HomeState::Shared([*owner, from].into_iter().collect())

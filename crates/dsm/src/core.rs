@@ -75,8 +75,6 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) actions: Vec<Action>,
     pub(crate) buffer: Box<PageBuffer>,
-    /// Contents of pages that are sent together; empty until that happens.
-    pub(crate) run: Vec<[u8; PAGE_SIZE]>,
 }
 
 impl Scratch {
@@ -84,7 +82,6 @@ impl Scratch {
         Self {
             actions: Vec::with_capacity(16),
             buffer: PageBuffer::new(),
-            run: Vec::new(),
         }
     }
 }

@@ -136,6 +136,19 @@ pub(crate) fn copy_page(address: u64, to: &mut [u8; PAGE_SIZE]) {
     unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), PAGE_SIZE) };
 }
 
+/// Has `use_` see pages as they lie in guest memory, without a copy: all present ([`resident_run`]) and protected, so that
+/// nobody can write them.
+pub(crate) fn with_pages<T>(
+    address: u64,
+    pages: u64,
+    use_: impl FnOnce(&[[u8; PAGE_SIZE]]) -> T,
+) -> T {
+    // SAFETY: `address` is the first of so many pages of guest memory that are mapped until `Engine::stop` and, as the caller
+    // has checked, have contents; they are write-protected and stay so while their lock is held, which outlasts the call, so
+    // nobody writes them while the reference lives.
+    use_(unsafe { std::slice::from_raw_parts(address as *const [u8; PAGE_SIZE], pages as usize) })
+}
+
 /// Whether a page that is present ([`resident_run`]) has only zeroes. Somebody may write it at the same time: a hint.
 pub(crate) fn looks_empty(address: u64) -> bool {
     let words = address as *const u64;

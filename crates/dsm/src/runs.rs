@@ -161,10 +161,10 @@ impl Core {
                     run.end = page + 1;
                     continue;
                 }
-                self.send_run(segment, run, to, scratch)?;
+                self.send_run(segment, run, to)?;
                 run = page + 1..page + 1;
             }
-            self.send_run(segment, run, to, scratch)?;
+            self.send_run(segment, run, to)?;
         }
         Ok(())
     }
@@ -206,35 +206,28 @@ impl Core {
     }
 
     /// Protects, reads and sends pages that `to` has been made a sharer of: all present, all under one lock.
-    fn send_run(
-        &self,
-        segment: &Segment,
-        run: Range<u64>,
-        to: NodeId,
-        scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
+    fn send_run(&self, segment: &Segment, run: Range<u64>, to: NodeId) -> Result<(), Failure> {
         let count = run.end - run.start;
         if count == 0 {
             return Ok(());
         }
         let uffd = &self.uffds[segment.stripe(run.start)];
         uffd.protect(segment.address(run.start), count * PAGE)?;
-        if scratch.run.is_empty() {
-            scratch.run.resize(RUN_PAGES as usize, [0; PAGE_SIZE]);
-        }
-        let bytes = &mut scratch.run[..count as usize];
-        for (page, copy) in run.clone().zip(bytes.iter_mut()) {
-            memory::copy_page(segment.address(page), copy);
-        }
-        let mut first = run.start;
+        memory::with_pages(segment.address(run.start), count, |bytes| {
+            self.send_pages(segment.first + run.start, bytes, to);
+        });
+        Ok(())
+    }
+
+    /// Sends copies of pages, `first` and those after it; what is all zeroes travels without its bytes.
+    fn send_pages(&self, mut first: PageNumber, bytes: &[[u8; PAGE_SIZE]], to: NodeId) {
         for alike in bytes.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
             let (pages, zero) = (alike.len() as u64, is_zero(&alike[0]));
-            let frame = Frame::read_ahead(segment.first + first, pages, zero);
+            let frame = Frame::read_ahead(first, pages, zero);
             let contents = if zero { &[][..] } else { alike.as_flattened() };
             self.send_frame(to, &frame, contents);
             let message = Message::ReadAhead { zero };
-            (first..first + pages)
-                .for_each(|page| self.tape.sent(to, segment.first + page, message));
+            (first..first + pages).for_each(|page| self.tape.sent(to, page, message));
             let sent = if zero {
                 &self.stats.zero_pages_sent
             } else {
@@ -244,7 +237,6 @@ impl Core {
             self.stats.read_ahead_sent.add(pages);
             first += pages;
         }
-        Ok(())
     }
 
     /// Puts copies for reading in place that came in one frame.
