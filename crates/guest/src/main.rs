@@ -23,6 +23,7 @@ mod report;
 mod shapes;
 mod smc;
 mod spin;
+mod stretches;
 mod sys;
 mod tally;
 mod team;

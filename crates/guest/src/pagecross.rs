@@ -2,18 +2,22 @@
 //!
 //! x86 promises that locked accesses are atomic at any alignment. A plain access that crosses a
 //! line promises little: each byte is written once and in program order with other stores. So
-//! the plain part demands per byte: only the value before or the value being written, never
-//! back to the old one, neighbours untouched. Halves that mix the two are counted, not judged.
+//! the plain part demands per byte: only values of the stores under way, never an older one than
+//! before, neighbours untouched. Halves that mix two of them are counted, not judged.
 
 use crate::error::Result;
 use crate::report::Report;
+use crate::stretches::{stretches, LONGEST};
 use crate::sys::{Mapping, PAGE};
 use crate::team::{self, Member};
 use crate::{apart, asm};
+use std::hint::spin_loop;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Instant;
 
+/// After a store its writer pauses 0, 1, … times, fewer than so many.
+const PAUSES: u64 = 32;
 /// Increments of both halves of a counter, so that a torn addition shows in either half.
 const STEP: u64 = (1 << 32) + 1;
 
@@ -67,33 +71,32 @@ fn locked(cpus: &[usize], rounds: u64) -> Result<Report> {
 /// What the observers of plain stores found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// Bytes that held neither the value before nor the one being written.
+    /// Bytes that held none of the values being written, nor the one before.
     pub foreign: u64,
-    /// Bytes that went back to the old value.
+    /// Bytes that went back to an older value.
     pub backward: u64,
     /// Words that were not as their only writer had left them.
     pub clobbered: u64,
-    /// 4-byte halves seen partly old, partly new (allowed).
+    /// 4-byte halves seen with bytes of several stores (allowed).
     pub torn_halves: u64,
 }
 
 impl Observed {
-    /// Judges one look at the 8 bytes while `old` is being replaced by `new`; `arrived` is the
-    /// set of bytes already seen new.
-    fn look(&mut self, bytes: [u8; 8], old: u8, new: u8, arrived: &mut u8) {
-        for (i, byte) in bytes.into_iter().enumerate() {
-            if byte == new {
-                *arrived |= 1 << i;
-            } else if byte != old {
+    /// Judges one look at the 8 bytes while `old` is being replaced by `old + 1` and so on, `stores` times; `arrived`
+    /// is how many of the stores each byte has been seen to have.
+    fn look(&mut self, bytes: [u8; 8], old: u8, stores: u8, arrived: &mut [u8; 8]) {
+        for (byte, arrived) in bytes.into_iter().zip(arrived) {
+            let ahead = byte.wrapping_sub(old);
+            if ahead > stores {
                 self.foreign += 1;
-            } else if *arrived & 1 << i != 0 {
+            } else if ahead < *arrived {
                 self.backward += 1;
+            } else {
+                *arrived = ahead;
             }
         }
-        let halves = bytes.chunks(4);
-        self.torn_halves += halves
-            .filter(|h| h.contains(&old) && h.contains(&new))
-            .count() as u64;
+        let torn = |half: &&[u8]| half.iter().any(|byte| *byte != half[0]);
+        self.torn_halves += bytes.chunks(4).filter(torn).count() as u64;
     }
 
     fn join(all: &[Observed]) -> Observed {
@@ -120,6 +123,9 @@ pub fn plain_verdict(seen: &Observed) -> Vec<String> {
     wrong.map(|(n, what)| format!("{n} {what}")).collect()
 }
 
+// A byte tells which store of a stretch it is from, and what is none of them.
+const _: () = assert!(LONGEST < u8::MAX as u64 / 2);
+
 struct Plain<'a> {
     pages: &'a Mapping,
     crossing: usize,
@@ -129,21 +135,25 @@ struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// Stores the value of each round over the boundary, then waits for the observers.
+    /// Stores the value of each round over the boundary; waits for the observers after each stretch.
     fn write(&self, member: &Member, rounds: u64) -> Observed {
         let mut observed = Observed::default();
         let word = self.pages.at(self.crossing);
-        for round in 1..=rounds {
-            let [old, new] = [round - 1, round].map(|r| u64::from_ne_bytes([r as u8; 8]));
-            self.published.store(round, Release);
+        let value = |round: u64| u64::from_ne_bytes([round as u8; 8]);
+        for stretch in stretches(rounds) {
+            self.published.store(stretch.end, Release);
             // SAFETY: the 8 bytes lie inside the pages; only this thread stores to them.
             unsafe {
                 // Only now: right after a store the load would be served from it.
-                observed.clobbered += u64::from(asm::load_u64(word) != old);
-                asm::store_u64(word, new);
+                observed.clobbered += u64::from(asm::load_u64(word) != value(stretch.start));
+                for round in stretch.clone() {
+                    asm::store_u64(word, value(round + 1));
+                    // Time for the observers to see this one.
+                    (0..round % PAUSES).for_each(|_| spin_loop());
+                }
             }
-            member.spin_until(|| self.seen.load(Acquire) == round * self.observers);
-            member.progress(round);
+            member.spin_until(|| self.seen.load(Acquire) == stretch.end * self.observers);
+            member.progress(stretch.end);
         }
         observed
     }
@@ -157,14 +167,14 @@ impl Plain<'_> {
         let own = sides.into_iter().filter(|(owner, _)| *owner == member.tid);
         let own: Vec<*mut u8> = own.map(|(_, offset)| self.pages.at(offset)).collect();
         let mut stamp = 0;
-        for round in 1..=rounds {
-            member.spin_until(|| self.published.load(Acquire) >= round);
-            let (old, new) = ((round - 1) as u8, round as u8);
-            let mut arrived = 0u8;
+        for stretch in stretches(rounds) {
+            member.spin_until(|| self.published.load(Acquire) >= stretch.end);
+            let stores = stretch.end - stretch.start;
+            let mut arrived = [0; 8];
             let mut looks = 0u64;
             member.spin_until(|| {
                 looks += 1;
-                let next = round << 16 | looks & 0xffff;
+                let next = stretch.end << 16 | looks & 0xffff;
                 let bytes = std::array::from_fn(|i| self.pages.u8(self.crossing + i).load(Relaxed));
                 for &own in &own {
                     // SAFETY: these 8 bytes lie inside the pages and are this thread's alone.
@@ -175,12 +185,12 @@ impl Plain<'_> {
                     }
                 }
                 stamp = next;
-                observed.look(bytes, old, new, &mut arrived);
+                observed.look(bytes, stretch.start as u8, stores as u8, &mut arrived);
                 // A byte with a foreign value never arrives: do not wait for it for ever.
-                arrived == 0xff || observed.foreign > 1000
+                arrived == [stores as u8; 8] || observed.foreign > 1000
             });
-            self.seen.fetch_add(1, SeqCst);
-            member.progress(round);
+            self.seen.fetch_add(stores, SeqCst);
+            member.progress(stretch.end);
         }
         observed
     }
@@ -235,13 +245,16 @@ mod tests {
     #[test]
     fn looks_tell_old_new_foreign_and_backward_apart() {
         let mut o = Observed::default();
-        let mut arrived = 0;
-        o.look([1, 1, 1, 1, 2, 2, 2, 2], 1, 2, &mut arrived);
-        assert_eq!((o, arrived), (Observed::default(), 0xf0));
-        o.look([1, 2, 1, 1, 2, 2, 2, 2], 1, 2, &mut arrived);
-        assert_eq!((o.torn_halves, arrived), (1, 0xf2));
+        let mut arrived = [0; 8];
+        o.look([255, 255, 255, 255, 1, 1, 1, 1], 255, 2, &mut arrived);
+        assert_eq!(
+            (o, arrived),
+            (Observed::default(), [0, 0, 0, 0, 2, 2, 2, 2])
+        );
+        o.look([255, 0, 255, 255, 1, 1, 1, 1], 255, 2, &mut arrived);
+        assert_eq!((o.torn_halves, arrived), (1, [0, 1, 0, 0, 2, 2, 2, 2]));
         assert!(plain_verdict(&o).is_empty());
-        o.look([1, 1, 1, 1, 2, 2, 2, 9], 1, 2, &mut arrived);
+        o.look([255, 255, 0, 0, 1, 1, 1, 2], 255, 2, &mut arrived);
         assert_eq!((o.foreign, o.backward), (1, 1));
         assert_eq!(plain_verdict(&o).len(), 2);
     }

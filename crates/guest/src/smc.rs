@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::report::Report;
+use crate::stretches::stretches;
 use crate::sys::{Mapping, PAGE};
 use crate::team;
 use crate::{apart, asm};
@@ -63,6 +64,21 @@ fn write_function(code: &Mapping, slot: usize, value: u32) {
     }
 }
 
+/// The slot of a round: in another page than that of the round before, and no two of a stretch share one.
+fn slot_of(round: u64) -> usize {
+    (round as usize * 67) % (PAGES * SLOTS) * 64
+}
+
+fn write_round(code: &Mapping, round: u64) {
+    let (slot, value) = (slot_of(round), value_of(round));
+    if round % 2 == 0 {
+        write_function(code, slot, value);
+    } else {
+        // Only the immediate, as a kernel patches a static key or a call.
+        code.u32(slot + START + 1).store(value, Relaxed);
+    }
+}
+
 fn call(code: &Mapping, slot: usize) -> u32 {
     // The instruction stream must not be older than the flag that announced it.
     asm::cpuid(0, 0);
@@ -73,7 +89,7 @@ fn call(code: &Mapping, slot: usize) -> u32 {
     function()
 }
 
-/// `rounds` rounds; the thread that writes changes with each, all others execute.
+/// `rounds` functions are written and executed; the thread that writes changes with each stretch, all others execute.
 pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage("smc", cpus.len());
     let code = Mapping::executable(PAGES)?;
@@ -86,23 +102,19 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     let begin = Instant::now();
     let stale = apart::run(cpus, |member| {
         let mut stale = Stale::default();
-        for round in 0..rounds {
-            let slot = (round as usize * 67) % (PAGES * SLOTS) * 64;
-            if round % threads == member.tid as u64 {
-                member.spin_until(|| executed.load(Acquire) == round * (threads - 1));
-                if round / threads % 2 == 0 {
-                    write_function(&code, slot, value_of(round));
-                } else {
-                    // Only the immediate, as a kernel patches a static key or a call.
-                    code.u32(slot + START + 1).store(value_of(round), Relaxed);
-                }
-                published.store(round + 1, Release);
+        for (number, stretch) in (0..).zip(stretches(rounds)) {
+            if number % threads == member.tid as u64 {
+                member.spin_until(|| executed.load(Acquire) == stretch.start * (threads - 1));
+                stretch.clone().for_each(|round| write_round(&code, round));
+                published.store(stretch.end, Release);
             } else {
-                member.spin_until(|| published.load(Acquire) > round);
-                stale.compare(round, call(&code, slot), value_of(round));
-                executed.fetch_add(1, Release);
+                member.spin_until(|| published.load(Acquire) >= stretch.end);
+                for round in stretch.clone() {
+                    stale.compare(round, call(&code, slot_of(round)), value_of(round));
+                }
+                executed.fetch_add(stretch.end - stretch.start, Release);
             }
-            member.progress(round + 1);
+            member.progress(stretch.end);
         }
         stale
     })?;
@@ -133,6 +145,16 @@ mod tests {
             "{failures:?}"
         );
         assert_eq!(verdict(&[], 3, 4).len(), 1);
+    }
+
+    #[test]
+    fn rounds_of_a_stretch_have_slots_of_their_own() {
+        for stretch in stretches(1000) {
+            let mut slots: Vec<usize> = stretch.clone().map(slot_of).collect();
+            slots.sort_unstable();
+            slots.dedup();
+            assert_eq!(slots.len() as u64, stretch.end - stretch.start);
+        }
     }
 
     #[test]
