@@ -50,7 +50,7 @@ class Kind:
 
 KINDS = {
     "pool": Kind([], "", FEW, 330),
-    "no-pool": Kind(["--no-pool"], "--processes", WITHOUT_POOL, HOURS),
+    "no-pool": Kind(["--no-pool"], "--processes", max(WITHOUT_POOL // 10, 1), HOURS),
 }
 
 

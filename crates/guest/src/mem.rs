@@ -44,13 +44,19 @@ pub fn verdict(wrong: &[Wrong], words: u64) -> Vec<String> {
     failures
 }
 
-/// The word for an offset and a pass: a full mix (splitmix64), so that no two places or passes
-/// look alike and no page compresses.
-fn pattern(offset: usize, pass: u64) -> u64 {
-    let mut z = (offset as u64).wrapping_add(pass.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+/// A full mix (splitmix64).
+fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// The words of a page in a pass: no two places or passes look alike. One addition for each, because guests on emulated
+/// processors fill gigabytes.
+fn words(page: usize, pass: u64) -> impl Iterator<Item = u64> {
+    let first = mix((page as u64).wrapping_add(pass.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let step = mix(first) | 1;
+    std::iter::successors(Some(first), move |word| Some(word.wrapping_add(step)))
 }
 
 /// What `mem` works on, unless told otherwise.
@@ -63,22 +69,23 @@ pub fn run(check: &'static str, cpus: &[usize], bytes: usize, passes: u64) -> Re
     let pages = bytes.div_ceil(PAGE).max(cpus.len());
     let memory = Mapping::new(pages)?;
     let threads = cpus.len();
-    let slice = |i: usize| {
-        let bound = |i: usize| pages * i / threads * PAGE;
-        (bound(i)..bound(i + 1)).step_by(8)
-    };
+    let slice = |i: usize| pages * i / threads..pages * (i + 1) / threads;
+    let places = |page: usize| (page * PAGE..(page + 1) * PAGE).step_by(8);
     let begin = Instant::now();
     let wrong = team::run(cpus, |member| {
         let mut wrong = Wrong::default();
         for pass in 0..passes {
             let mine = (member.tid + pass as usize) % threads;
-            for offset in slice(mine) {
-                memory.u64(offset).store(pattern(offset, pass), Relaxed);
+            for page in slice(mine) {
+                for (offset, word) in places(page).zip(words(page, pass)) {
+                    memory.u64(offset).store(word, Relaxed);
+                }
             }
             member.meet();
-            for offset in slice((mine + 1) % threads) {
-                let found = memory.u64(offset).load(Relaxed);
-                wrong.compare(offset, found, pattern(offset, pass));
+            for page in slice((mine + 1) % threads) {
+                for (offset, word) in places(page).zip(words(page, pass)) {
+                    wrong.compare(offset, memory.u64(offset).load(Relaxed), word);
+                }
             }
             member.meet();
             member.progress(pass + 1);
@@ -118,8 +125,11 @@ mod tests {
 
     #[test]
     fn patterns_differ_between_places_and_passes() {
-        assert_ne!(pattern(0, 0), pattern(8, 0));
-        assert_ne!(pattern(8, 0), pattern(8, 1));
+        let words = |page, pass| words(page, pass).take(PAGE / 8).collect::<Vec<u64>>();
+        let mut all = [words(0, 0), words(1, 0), words(0, 1)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 3 * PAGE / 8);
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Default for EngineOptions {
             hold_us: 50,
             stripes: 1,
             zero_block: 512,
-            read_ahead: 128,
+            read_ahead: 256,
             prefetch: 16,
             huge_pages: true,
             migratory: true,
