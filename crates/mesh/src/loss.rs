@@ -1,7 +1,6 @@
 //! Why a node counts as lost.
 
 use serde::{Deserialize, Serialize};
-use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 /// What is known of a node's end.
@@ -32,12 +31,6 @@ impl From<String> for Loss {
             reason,
             silent: false,
         }
-    }
-}
-
-impl Display for Loss {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
     }
 }
 
