@@ -19,7 +19,7 @@ FEW = max(ROUNDS // 20, 1)
 WITHOUT_POOL = max(ROUNDS // 100, 1)
 """Rounds between threads, whose page tables bounce along with the data, without a pool."""
 HOURS = 3 * 3600
-"""Without a pool, or beside stressors, a hand-over takes milliseconds in a lab machine, 100,000 of them up to an hour."""
+"""Without a pool, or beside stressors, a hand-over takes milliseconds in the lab, 100,000 of them up to an hour."""
 
 
 @dataclass(frozen=True)
