@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from lev_run import ROUNDS, Run, lev_run
@@ -36,16 +36,20 @@ class Kind:
         """One run of lev-guest."""
         return " ".join(["lev-guest", check, "--json", f"--timeout {self.seconds}", *options])
 
-    def run(self, folder: Path, check: str) -> Run:
-        """A boot with one check between threads, or processes, of two nodes."""
+    def run(self, folder: Path, *commands: str) -> Run:
+        """A boot of two nodes that runs lev-guest so, one after the other."""
         # Without a pool every CPU more is one more that fights for the kernel's pages.
         machine = TWO if self.members else MACHINE
-        command = self.command(check, self.members, f"--rounds {ROUNDS}")
-        run = lev_run(folder, *machine, *self.options, command=command, seconds=self.seconds)
-        run.assert_passed(1)
-        _good(run, check)
+        run = lev_run(folder, *machine, *self.options, command=" && ".join(commands), seconds=self.seconds)
+        run.assert_passed(len(commands))
         _pages_moved(run)
         return run
+
+    def check(self, folder: Path, check: str) -> list[dict[str, Any]]:
+        """The reports of a boot with one check between threads, or processes, of both nodes."""
+        run = self.run(folder, self.command(check, self.members, f"--rounds {ROUNDS}"))
+        _good(run, check)
+        return run.of(check)
 
 
 KINDS = {
@@ -74,20 +78,20 @@ def _pages_moved(run: Run) -> None:
 
 
 def test_locked_counters_are_exact(tmp_path: Path, kind: Kind) -> None:
-    reports = kind.run(tmp_path, "counters").of("counters")
+    reports = kind.check(tmp_path, "counters")
     assert {r["placement"] for r in reports} >= {"same-line", "same-page", "pages"}
     assert all(r["rounds"] >= ROUNDS for r in reports)
     assert all(r["switches"] > 0 for r in reports), "nobody fought for a counter"
 
 
 def test_a_ticket_lock_excludes(tmp_path: Path, kind: Kind) -> None:
-    [report] = kind.run(tmp_path, "ticketlock").of("ticketlock")
+    [report] = kind.check(tmp_path, "ticketlock")
     assert report["acquisitions"] >= ROUNDS
     assert report["handoffs"] > ROUNDS // 100, f"hardly contended: {report}"
 
 
 def test_only_what_x86_allows_is_seen(tmp_path: Path, kind: Kind) -> None:
-    reports = kind.run(tmp_path, "litmus").of("litmus")
+    reports = kind.check(tmp_path, "litmus")
     assert {r["shape"] for r in reports} >= {"SB", "SB+mfence", "MP", "LB", "IRIW", "2+2W", "R", "S", "WRC", "CoRR"}
     for report in reports:
         assert report["forbidden"] == 0
@@ -99,15 +103,13 @@ def test_only_what_x86_allows_is_seen(tmp_path: Path, kind: Kind) -> None:
 
 
 def test_code_written_on_another_node_is_executed(tmp_path: Path, kind: Kind) -> None:
-    [report] = kind.run(tmp_path, "smc").of("smc")
+    [report] = kind.check(tmp_path, "smc")
     assert report["rounds"] >= ROUNDS
 
 
 def test_page_table_changes_reach_the_other_node_and_all_memory_is_verified(tmp_path: Path, kind: Kind) -> None:
     tlb = kind.command("tlb", f"--rounds {kind.tlb_rounds}")
-    command = f"{tlb} && lev-guest mem --json --bytes 32M"
-    run = lev_run(tmp_path, *(TWO if kind.members else MACHINE), *kind.options, command=command, seconds=kind.seconds)
-    run.assert_passed(2)
+    run = kind.run(tmp_path, tlb, "lev-guest mem --json --bytes 32M")
     _good(run, "tlb")
     assert {r["part"] for r in run.of("tlb")} == {"page tables", "copy on write", "exec storm"}
 
@@ -123,8 +125,8 @@ def test_two_nodes_without_a_pool_take_turns(tmp_path: Path) -> None:
 
 def test_accesses_may_cross_lines_and_pages(tmp_path: Path, kind: Kind) -> None:
     """The check has hung a guest in a lab machine without the facade, too (guest-checks.md)."""
-    run = kind.run(tmp_path, "pagecross")
-    assert {r["access"] for r in run.of("pagecross")} == {"locked", "plain line", "plain page"}
+    reports = kind.check(tmp_path, "pagecross")
+    assert {r["access"] for r in reports} == {"locked", "plain line", "plain page"}
 
 
 def test_coherence_under_stress(tmp_path: Path) -> None:

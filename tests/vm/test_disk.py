@@ -35,11 +35,11 @@ def test_a_system_is_installed_and_boots_from_its_disk(tmp_path: Path, interface
     )
     with Console(tmp_path, "run", str(file)) as console:
         console.until(PROMPT, BOOT_SECONDS)
-        at = console.type("findmnt -no SOURCE /; echo kept > /root/file; poweroff\n")
+        at = console.type("findmnt -no SOURCE /; echo kept > file; poweroff\n")
         console.until(r"/dev/[vs]da1\r", 120, at)
         assert console.end(BOOT_SECONDS) == 0
     with Console(tmp_path, "run", str(file)) as console:
         console.until(PROMPT, BOOT_SECONDS)
-        at = console.type("cat /root/file; poweroff\n")
+        at = console.type("cat file; poweroff\n")
         console.until(r"[\r\n]kept\r", 120, at)
         assert console.end(BOOT_SECONDS) == 0

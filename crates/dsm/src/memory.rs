@@ -26,8 +26,12 @@ impl PageBuffer {
     }
 
     pub(crate) fn is_zero(&self) -> bool {
-        self.0 == [0; PAGE_SIZE]
+        is_zero(&self.0)
     }
+}
+
+pub(crate) fn is_zero(page: &[u8; PAGE_SIZE]) -> bool {
+    *page == [0; PAGE_SIZE]
 }
 
 fn call(name: &'static str, at: u64, result: i64) -> Result<i64, DsmError> {
@@ -136,17 +140,13 @@ pub(crate) fn copy_page(address: u64, to: &mut [u8; PAGE_SIZE]) {
     unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), PAGE_SIZE) };
 }
 
-/// Has `use_` see pages as they lie in guest memory, without a copy: all present ([`resident_run`]) and protected, so that
+/// Has `see` look at pages as they lie in guest memory, without a copy: all present ([`resident_run`]) and protected, so that
 /// nobody can write them.
-pub(crate) fn with_pages<T>(
-    address: u64,
-    pages: u64,
-    use_: impl FnOnce(&[[u8; PAGE_SIZE]]) -> T,
-) -> T {
+pub(crate) fn with_pages(address: u64, pages: u64, see: impl FnOnce(&[[u8; PAGE_SIZE]])) {
     // SAFETY: `address` is the first of so many pages of guest memory that are mapped until `Engine::stop` and, as the caller
     // has checked, have contents; they are write-protected and stay so while their lock is held, which outlasts the call, so
     // nobody writes them while the reference lives.
-    use_(unsafe { std::slice::from_raw_parts(address as *const [u8; PAGE_SIZE], pages as usize) })
+    see(unsafe { std::slice::from_raw_parts(address as *const [u8; PAGE_SIZE], pages as usize) })
 }
 
 /// Whether a page that is present ([`resident_run`]) has only zeroes. Somebody may write it at the same time: a hint.

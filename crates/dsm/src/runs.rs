@@ -7,7 +7,7 @@ use crate::act::filled;
 use crate::ahead::group_in_chunk;
 use crate::core::{Ask, Core, Failure, Scratch, PAGE, ZERO_PAGE};
 use crate::frames::Frame;
-use crate::memory;
+use crate::memory::{self, is_zero};
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
 use crate::streams::Streams;
 use lev_coherence::{Action, HomePage, Message, NodeState, Page};
@@ -269,10 +269,6 @@ fn is_quiet(state: NodeState, entry: &HomePage, address: u64) -> bool {
         NodeState::Exclusive => entry.changes() == 0 && !memory::looks_empty(address),
         NodeState::Clean | NodeState::Invalid | NodeState::Pooled => false,
     }
-}
-
-fn is_zero(page: &[u8; PAGE_SIZE]) -> bool {
-    *page == [0; PAGE_SIZE]
 }
 
 #[cfg(test)]

@@ -70,23 +70,21 @@ pub fn run(check: &'static str, cpus: &[usize], bytes: usize, passes: u64) -> Re
     let memory = Mapping::new(pages)?;
     let threads = cpus.len();
     let slice = |i: usize| pages * i / threads..pages * (i + 1) / threads;
-    let places = |page: usize| (page * PAGE..(page + 1) * PAGE).step_by(8);
+    // What belongs where in a slice.
+    let contents = |i: usize, pass: u64| {
+        let places = |page: usize| (page * PAGE..(page + 1) * PAGE).step_by(8);
+        slice(i).flat_map(move |page| places(page).zip(words(page, pass)))
+    };
     let begin = Instant::now();
     let wrong = team::run(cpus, |member| {
         let mut wrong = Wrong::default();
         for pass in 0..passes {
             let mine = (member.tid + pass as usize) % threads;
-            for page in slice(mine) {
-                for (offset, word) in places(page).zip(words(page, pass)) {
-                    memory.u64(offset).store(word, Relaxed);
-                }
-            }
+            contents(mine, pass).for_each(|(offset, word)| memory.u64(offset).store(word, Relaxed));
             member.meet();
-            for page in slice((mine + 1) % threads) {
-                for (offset, word) in places(page).zip(words(page, pass)) {
-                    wrong.compare(offset, memory.u64(offset).load(Relaxed), word);
-                }
-            }
+            contents((mine + 1) % threads, pass).for_each(|(offset, word)| {
+                wrong.compare(offset, memory.u64(offset).load(Relaxed), word);
+            });
             member.meet();
             member.progress(pass + 1);
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 /// whatever the rounds between are; on nodes without a pool it takes milliseconds.
 const LENGTHS: [u64; 4] = [1, 4, 16, 64];
 /// The longest stretch: numbers of rounds in it can be told apart by their last byte.
-pub const LONGEST: u64 = 64;
+pub const LONGEST: u64 = LENGTHS[LENGTHS.len() - 1];
 
 /// `0..rounds` in stretches, one after the other.
 pub fn stretches(rounds: u64) -> impl Iterator<Item = Range<u64>> {

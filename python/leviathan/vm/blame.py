@@ -14,7 +14,6 @@ from leviathan.vm.workers import Worker
 __all__ = ["explained", "how_it_ended", "node_lost"]
 
 LAST_WORDS_SECONDS = 2.0
-TICK_SECONDS = 1.0
 ErrorT = TypeVar("ErrorT", bound=LeviathanError)
 
 
@@ -30,8 +29,8 @@ def node_lost(event: Event, workers: Sequence[Worker], mailbox: Mailbox, note: C
     if worker is None:
         return error
     end = time.monotonic() + (0.0 if event.data.get("silent") else LAST_WORDS_SECONDS)
-    while not (worker.last_words or worker.gone) and (now := time.monotonic()) < end:
-        later = mailbox.take(min(now + TICK_SECONDS, end))
+    while not (worker.last_words or worker.gone) and time.monotonic() < end:
+        later = mailbox.take(end)
         if later is not None:
             note(later)
             if later.source == name and later.kind in ("lost", "error"):
