@@ -1,6 +1,6 @@
 //! Carries out what the state machine wants done: system calls on one page, and frames.
 
-use crate::core::{Core, Failure, PAGE, ZERO_PAGE};
+use crate::core::{Core, Failure, Tools, PAGE, ZERO_PAGE};
 use crate::frames::Frame;
 use crate::memory::{self, PageBuffer};
 use crate::pool::Pool;
@@ -31,19 +31,22 @@ impl Core {
         action: Action,
         place: &Place<'_>,
         record: &mut PageRecord,
-        buffer: &mut PageBuffer,
+        tools: &mut Tools,
     ) -> Result<(), Failure> {
+        let Tools { buffer, batch } = tools;
         match action {
-            Action::Send(to, message) => self.send(to, place.page, message, &[]),
+            Action::Send(to, message) => self.send_word(to, message, place.page, batch),
             Action::Read => {
                 // All zeroes, if it is not there.
                 memory::read_page(place.address, place.segment.backing, buffer)?;
             }
             Action::SendPage(to, access) => {
+                self.send_gathered(batch);
                 let contents = |zero| Message::Contents { access, zero };
                 self.send_page(to, contents, place, buffer);
             }
             Action::SendKeep(to) => {
+                self.send_gathered(batch);
                 self.send_page(to, |zero| Message::Keep { zero }, place, buffer);
                 self.stats.evictions.add(1);
             }

@@ -8,7 +8,7 @@ use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::{self, Frame};
 use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
 use crate::streams::Streams;
-use lev_coherence::{Access, Illegal, Message, Page, Slot, Surroundings};
+use lev_coherence::{Access, Illegal, Message, NodeState, Page, Slot, Surroundings};
 use lev_wire::{NodeId, PageNumber};
 use std::ops::Range;
 
@@ -81,7 +81,7 @@ fn group(segment: &Segment, offset: u64, window: u64) -> Range<u64> {
 }
 
 /// The part of `pages` that has the same lock as `offset`.
-fn same_chunk(pages: &Range<u64>, offset: u64) -> Range<u64> {
+pub(crate) fn same_chunk(pages: &Range<u64>, offset: u64) -> Range<u64> {
     let first = offset - offset % CHUNK_PAGES as u64;
     pages.start.max(first)..pages.end.min(first + CHUNK_PAGES as u64)
 }
@@ -127,8 +127,34 @@ impl Core {
                 self.handle(segment, offset, event, scratch)?;
                 self.read_ahead(segment, offset, from, reach, scratch)
             }
+            Event::Message(_, message, _) if frames::pages(message, tag) > 1 => {
+                let run = offset..offset + frames::pages(message, tag);
+                self.handle_run(segment, run, event, scratch)
+            }
             _ => self.handle(segment, offset, event, scratch),
         }
+    }
+
+    /// The same event of each page of a run that lies in one chunk.
+    fn handle_run(
+        &self,
+        segment: &Segment,
+        run: Range<u64>,
+        event: Event<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        let (mut chunk, first) = self.lock_watched(segment, run.start)?;
+        let pages = (run.end - run.start) as usize;
+        if first + pages > CHUNK_PAGES || run.end > segment.pages {
+            return Err(Failure::Peer(Illegal("a run that leaves its block")));
+        }
+        Self::gather(&mut scratch.tools.batch);
+        let mut each = run.zip(first..);
+        let result = each.try_for_each(|(page, index)| {
+            self.handle_locked(segment, page, &mut chunk, index, event, scratch)
+        });
+        self.stop_gathering(&mut scratch.tools.batch);
+        result
     }
 
     /// Gives node `to`, which asks for an untouched page, the untouched ones around it.
@@ -242,6 +268,9 @@ impl Core {
             here.receive(from, message, &mut Nothing, &mut scratch.actions)
                 .map_err(Failure::Peer)?;
             self.came_unasked(record);
+            if record.node.state == NodeState::Shared {
+                self.room.copy_came(segment.first + page);
+            }
         }
         match message {
             Message::ReadAhead { zero } => self.put_copies(segment, run, zero, bytes)?,
@@ -252,6 +281,9 @@ impl Core {
         }
         chunk.here += count as u16;
         self.came(count);
+        if let Some(room) = self.room.filled_by(from, count) {
+            self.send_frame(from, &Frame::room(room), &[]);
+        }
         self.release()
     }
 

@@ -2,6 +2,7 @@
 
 use crate::act::Place;
 use crate::ahead::Appetite;
+use crate::batch::Batch;
 use crate::discards::Discards;
 use crate::gate::Gate;
 use crate::hold::{self, FetchTime, HoldQueue, Visits};
@@ -10,6 +11,7 @@ use crate::loose::Loose;
 use crate::lost::Lost;
 use crate::memory::PageBuffer;
 use crate::pool::Pool;
+use crate::prefetch::Elsewhere;
 use crate::replace::Mover;
 use crate::room::Room;
 use crate::runs::Reads;
@@ -18,7 +20,8 @@ use crate::stats::Stats;
 use crate::tape::Tape;
 use crate::{DsmError, PageLink};
 use lev_coherence::{
-    Access, Action, Demand, HomePage, Illegal, Message, NodePage, Page, Rules, Slot, Surroundings,
+    Access, Action, Demand, HomePage, Illegal, Message, NodePage, NodeState, Page, Rules, Slot,
+    Surroundings,
 };
 use lev_uffd::Uffd;
 use lev_wire::frame::Header;
@@ -46,6 +49,7 @@ pub(crate) struct Core {
     /// Of this node's threads, for pages that they are about to fault on.
     pub(crate) own_reads: Appetite,
     pub(crate) own_writes: Appetite,
+    pub(crate) elsewhere: Elsewhere,
     pub(crate) link: Arc<dyn PageLink>,
     pub(crate) uffds: Vec<Uffd>,
     pub(crate) pool: Option<Pool>,
@@ -74,14 +78,23 @@ pub(crate) struct Core {
 /// What a thread needs for its work, so that nothing is allocated for an event.
 pub(crate) struct Scratch {
     pub(crate) actions: Vec<Action>,
+    pub(crate) tools: Tools,
+}
+
+/// What carrying out actions needs.
+pub(crate) struct Tools {
     pub(crate) buffer: Box<PageBuffer>,
+    pub(crate) batch: Batch,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
         Self {
             actions: Vec::with_capacity(16),
-            buffer: PageBuffer::new(),
+            tools: Tools {
+                buffer: PageBuffer::new(),
+                batch: Batch::default(),
+            },
         }
     }
 }
@@ -155,7 +168,11 @@ impl Surroundings for Ask<'_> {
 
     fn keeper(&mut self, holder: NodeId) -> Option<NodeId> {
         let lost = |node| self.core.lost.has(node);
-        self.core.room.keeper(self.core.rules.me, holder, lost)
+        let keeper = self.core.room.keeper(self.core.rules.me, holder, lost);
+        if keeper.is_none() {
+            self.core.stats.room_refused.add(1);
+        }
+        keeper
     }
 
     fn is_lost(&self, node: NodeId) -> bool {
@@ -193,6 +210,7 @@ impl Core {
             reads: Reads::new(u64::from(options.read_ahead)),
             own_reads: Appetite::for_own_faults(u64::from(options.prefetch)),
             own_writes: Appetite::for_own_faults(u64::from(options.prefetch)),
+            elsewhere: Elsewhere::new(config.nodes),
             link,
             uffds,
             pool,
@@ -291,6 +309,9 @@ impl Core {
                 event,
                 Event::Message(_, Message::Contents { .. } | Message::Dropped, _)
             );
+        if let Event::Message(from, Message::Contents { .. }, _) = event {
+            self.elsewhere.note(home, from);
+        }
         let mut ask = Ask {
             core: self,
             page: segment.first + offset,
@@ -329,11 +350,14 @@ impl Core {
             turn_us: keeps.turn_us,
         };
         for action in actions.iter() {
-            self.act(*action, &place, record, &mut scratch.buffer)?;
+            self.act(*action, &place, record, &mut scratch.tools)?;
         }
         let after = record.node;
         let entry = chunk.entry(index).filter(|_| home == self.rules.me);
         self.room.on_its_way(came, self.is_coming(entry, after));
+        if after.state == NodeState::Shared && !before.state.has_copy() {
+            self.room.copy_came(place.page);
+        }
         self.account(chunk, before, after)
     }
 

@@ -83,7 +83,7 @@ pub struct Counters {
     pub evictions: u64,
     /// Faults that waited until this node had room.
     pub room_waits: u64,
-    /// Pages that this node wanted to give away and nobody had room for.
+    /// Pages of this home that somebody wanted to give away and nobody had room for.
     pub room_refused: u64,
     /// Pages of guest memory that this node holds now, those of the pool left out.
     pub resident: u64,

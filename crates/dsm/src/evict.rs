@@ -3,9 +3,9 @@
 //! A page is passed over once after each grant: what comes back all the time stays, what was granted once and long ago
 //! goes. What is at home elsewhere goes first: its home is where others look for it, and most likely has room.
 
-use crate::core::{Core, Event, Scratch};
+use crate::core::{Core, Event, Failure, Scratch};
 use crate::room::RoomEvent;
-use crate::segment::{Segment, CHUNK_PAGES};
+use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
 use lev_coherence::NodeState;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -27,6 +27,16 @@ const FULL_AFTER: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Hand(u64);
 
+/// Whether this node could do without the page now; `copies`: only if it is one of several.
+pub(crate) fn is_free(record: &PageRecord, copies: bool) -> bool {
+    let here = match record.node.state {
+        NodeState::Shared => true,
+        NodeState::Exclusive | NodeState::Clean => !copies,
+        NodeState::Invalid | NodeState::Pooled => false,
+    };
+    here && record.node.pending.is_none() && !record.node.returning
+}
+
 /// What is known about being full.
 struct Watch {
     /// Somebody waits for room since then, and no page has gone.
@@ -46,7 +56,7 @@ impl Core {
         while !self.stopped.load(Ordering::Acquire) {
             let before = (
                 self.stats.evictions.get() + self.stats.invalidations.get(),
-                self.stats.refusals.get(),
+                self.stats.stays.get(),
             );
             self.room.wait(TICK * (1 << fruitless));
             let result = self.make_room(&mut hand, fruitless, &mut scratch);
@@ -55,7 +65,7 @@ impl Core {
             }
             // Only refusals since: the others need time.
             let gone = self.stats.evictions.get() + self.stats.invalidations.get() > before.0;
-            let refused = self.stats.refusals.get() > before.1;
+            let refused = self.stats.stays.get() > before.1;
             fruitless = match (gone, refused) {
                 (false, true) => (fruitless + 1).min(MOST_FRUITLESS),
                 _ => 0,
@@ -69,7 +79,7 @@ impl Core {
         hand: &mut Hand,
         fruitless: u32,
         scratch: &mut Scratch,
-    ) -> Result<(), crate::core::Failure> {
+    ) -> Result<(), Failure> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let segments: Vec<Arc<Segment>> = table
             .iter()
@@ -79,6 +89,7 @@ impl Core {
         if segments.is_empty() {
             return Ok(());
         }
+        let (came, dropped) = self.drop_old_copies(&table, fruitless > 0, scratch)?;
         self.tell_room();
         let resident = self.room.resident();
         let step = (self.room.limit() / 64).clamp(4, BATCH);
@@ -86,6 +97,10 @@ impl Core {
             if resident + step > self.room.high() {
                 // No need of its own, but nodes that have no copies to drop wait for room here.
                 self.sweep(&segments, hand, step, (true, true), SCAN, scratch)?;
+            } else if came > 0 && dropped == 0 && self.room.is_short() {
+                // What is read now finds no room for more than a few copies at a time: what is not used makes some.
+                let most = step.saturating_sub(self.room.returning());
+                self.sweep(&segments, hand, most, (false, true), SCAN, scratch)?;
             }
             return Ok(());
         }
@@ -93,10 +108,13 @@ impl Core {
             (resident - self.room.low()).saturating_sub(self.room.returning()) << fruitless;
         // A refusal costs little, so ever more pages are asked for until one can go.
         let mut left = wanted.min((step << fruitless).saturating_sub(self.room.returning()));
-        // First copies, which others have, too, most likely, so that nobody need take them: with only a few pages asked
-        // for at a time, refusals of all the others would hide them for seconds. Of both first what is at home elsewhere;
-        // two rounds each, because of the second chance.
+        // When nobody takes the others, copies, which others have, too, most likely: with only a few pages asked for at a
+        // time, refusals would hide them for seconds. Of both first what is at home elsewhere; two rounds each, because
+        // of the second chance.
         for copies in [true, false] {
+            if copies && fruitless == 0 {
+                continue; // the oldest are gone
+            }
             for own in [false, true] {
                 for _ in 0..2 {
                     if left > 0 {
@@ -119,7 +137,7 @@ impl Core {
         which: (bool, bool),
         most: u64,
         scratch: &mut Scratch,
-    ) -> Result<u64, crate::core::Failure> {
+    ) -> Result<u64, Failure> {
         let (copies, own) = which;
         let total: u64 = segments.iter().map(|segment| segment.pages).sum();
         let (mut passed, mut given) = (0, 0);
@@ -141,28 +159,39 @@ impl Core {
                 hand.0 = (hand.0 + end - at) % total;
                 continue;
             }
+            let mut chosen = Vec::new();
             for offset in at..end {
                 passed += 1;
                 hand.0 = (hand.0 + 1) % total;
-                let index = offset as usize % CHUNK_PAGES;
-                let record = &mut chunk.pages[index];
-                let here = match record.node.state {
-                    NodeState::Shared => true,
-                    NodeState::Exclusive | NodeState::Clean => !copies,
-                    NodeState::Invalid | NodeState::Pooled => false,
-                };
-                let free = record.node.pending.is_none() && !record.node.returning;
-                if !here || !free || (!own && is_ours(offset)) || !record.faults.pass() {
-                    continue;
-                }
-                self.handle_locked(segment, offset, &mut chunk, index, Event::Return, scratch)?;
-                given += 1;
-                if given >= wanted {
-                    break;
+                let record = &mut chunk.pages[offset as usize % CHUNK_PAGES];
+                if is_free(record, copies) && (own || !is_ours(offset)) && record.faults.pass() {
+                    chosen.push(offset);
+                    if given + chosen.len() as u64 == wanted {
+                        break;
+                    }
                 }
             }
+            given += chosen.len() as u64;
+            self.give_back(segment, &mut chunk, chosen, scratch)?;
         }
         Ok(given)
+    }
+
+    /// Asks the homes of pages, all under the lock `chunk`, to take them.
+    pub(crate) fn give_back(
+        &self,
+        segment: &Segment,
+        chunk: &mut Chunk,
+        pages: impl IntoIterator<Item = u64>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        Self::gather(&mut scratch.tools.batch);
+        let result = pages.into_iter().try_for_each(|page| {
+            let index = page as usize % CHUNK_PAGES;
+            self.handle_locked(segment, page, chunk, index, Event::Return, scratch)
+        });
+        self.stop_gathering(&mut scratch.tools.batch);
+        result
     }
 
     /// Says when nobody has room, and when there is some again.

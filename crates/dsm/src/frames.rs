@@ -1,5 +1,6 @@
 //! Messages of the protocol as frames: the page number is the header's `arg`, small operands its `tag`.
 
+use crate::batch::in_runs;
 use crate::segment::CHUNK_PAGES;
 use crate::turns::Word;
 use lev_coherence::{Access, Demand, Message, Slot};
@@ -47,6 +48,8 @@ const CONTENTS_ZERO: u16 = 1 << 1;
 
 /// Tag of `READ_AHEAD` beside that: pages that follow after the first.
 const MORE_SHIFT: u16 = 2;
+/// Tag of what is said in runs: so many pages follow after the first.
+const MORE: u16 = CHUNK_PAGES as u16 - 1;
 /// Tag of `GIVE_ZERO`: so many pages, at most these.
 const CHUNK: u16 = CHUNK_PAGES as u16;
 
@@ -130,6 +133,13 @@ impl Frame {
         frame
     }
 
+    /// One of [`in_runs`] about `count` pages, `first` and those after it, all in one chunk.
+    pub(crate) fn run(first: PageNumber, message: Message, count: u64) -> Self {
+        let mut frame = Self::new(first, message);
+        frame.header.tag = count as u16 - 1;
+        frame
+    }
+
     /// A word about turns.
     pub(crate) fn turn(word: Word) -> Self {
         let mut frame = Self::new(0, Message::Installed);
@@ -193,8 +203,8 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (GET, tag) => Message::Get(access(tag)?),
         (DISCARD, 0) => Message::Discard,
         (INSTALLED, 0) => Message::Installed,
-        (DROPPED, 0) => Message::Dropped,
-        (DROP, 0) => Message::Demand(Demand::Drop),
+        (DROPPED, 0..=MORE) => Message::Dropped,
+        (DROP, 0..=MORE) => Message::Demand(Demand::Drop),
         (FETCH, tag) => {
             let to = NodeId(tag & !FETCH_WRITE);
             Message::Demand(Demand::Fetch {
@@ -208,8 +218,8 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Message, &'stati
         (GIVE_ZERO, 1..=CHUNK) => Message::GiveZero,
         (USE_POOL, 0) => return slot(payload).map(Message::UsePool),
         (DISCARDED, 0) => Message::Discarded,
-        (RETURN, 0) => Message::Return,
-        (STAY, 0) => Message::Stay,
+        (RETURN, 0..=MORE) => Message::Return,
+        (STAY, 0..=MORE) => Message::Stay,
         (EVICT, to) => Message::Demand(Demand::Evict { to: NodeId(to) }),
         (LEAVE, 0) => return slot(payload).map(|slot| Message::Demand(Demand::Leave(slot))),
         (KEEP_SLOT, 0) => return slot(payload).map(Message::KeepSlot),
@@ -248,6 +258,7 @@ pub(crate) fn pages(message: Message, tag: u16) -> u64 {
     match message {
         Message::GiveZero => tag.into(),
         Message::ReadAhead { .. } => u64::from(tag >> MORE_SHIFT) + 1,
+        message if in_runs(message) => u64::from(tag) + 1,
         _ => 1,
     }
 }
@@ -336,6 +347,18 @@ mod tests {
         assert_eq!(decode(&run.header, &[]), Ok(Message::GiveZero));
         for count in [0, 65] {
             assert!(decode(&Frame::give_zeroes(9, count).header, &[]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_run_of_words_has_a_length() {
+        for message in all().into_iter().filter(|message| in_runs(*message)) {
+            for count in [1, 2, 64] {
+                let header = Frame::run(9, message, count).header;
+                assert_eq!(decode(&header, &[]), Ok(message));
+                assert_eq!(pages(message, header.tag), count);
+            }
+            assert!(decode(&Frame::run(9, message, 65).header, &[]).is_err());
         }
     }
 

@@ -1,5 +1,6 @@
 //! What fuzzing needs to see of the engine's frames; not part of the crate's interface.
 
+use crate::batch::in_runs;
 use crate::frames::{decode, decode_turn, pages, Frame, ROOM, TURN};
 use crate::turns::Word;
 use lev_coherence::{Access, Demand, Message};
@@ -42,6 +43,7 @@ pub fn frame(bytes: &[u8]) -> bool {
         Message::ReadAhead { zero } => {
             Frame::read_ahead(header.arg, pages(message, header.tag), zero)
         }
+        message if in_runs(message) => Frame::run(header.arg, message, pages(message, header.tag)),
         message => Frame::new(header.arg, message),
     };
     assert_eq!(again.header, header, "{message:?}");
@@ -102,6 +104,11 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
     frames.push(("GiveZeroes".into(), Frame::give_zeroes(8, 56)));
     frames.push(("ReadAheads".into(), Frame::read_ahead(8, 3, false)));
     frames.push(("ReadAheadsZero".into(), Frame::read_ahead(8, 56, true)));
+    frames.push(("Returns".into(), Frame::run(8, Message::Return, 56)));
+    frames.push((
+        "Drops".into(),
+        Frame::run(8, Message::Demand(Demand::Drop), 2),
+    ));
     frames.push(("Room".into(), Frame::room(1 << 18)));
     for word in [Word::Ask, Word::Give, Word::Recall, Word::Over] {
         frames.push((format!("Turn{word:?}"), Frame::turn(word)));

@@ -7,6 +7,8 @@
 mod act;
 mod ahead;
 mod api;
+mod batch;
+mod copies;
 mod core;
 mod counters;
 mod discards;

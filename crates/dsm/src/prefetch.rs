@@ -7,6 +7,8 @@ use crate::ahead::Appetite;
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
 use lev_coherence::{Access, HomeState, NodeState};
+use lev_wire::NodeId;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Requests under way per fault are worth it from here on: the first faults nearby may be chance.
 const STEADY: u64 = 4;
@@ -14,6 +16,37 @@ const STEADY: u64 = 4;
 const NEAR: u64 = 32;
 /// Runs of faults told apart.
 const STREAMS: usize = 64;
+
+/// Whether what this node reads of other homes was lately at those homes, or at third nodes.
+pub(crate) struct Elsewhere(Vec<AtomicU8>);
+
+impl Elsewhere {
+    /// Reads that a home answers by itself until this node believes that it has most pages there.
+    const MEMORY: u8 = 8;
+
+    pub(crate) fn new(nodes: u16) -> Self {
+        Self((0..nodes).map(|_| AtomicU8::new(0)).collect())
+    }
+
+    /// What was read of this home came from `supplier`.
+    pub(crate) fn note(&self, home: NodeId, supplier: NodeId) {
+        let Some(seen) = self.0.get(home.index()) else {
+            return;
+        };
+        if supplier == home {
+            let less = |seen: u8| seen.checked_sub(1);
+            // Fails at 0, and nothing need change.
+            let _ = seen.fetch_update(Relaxed, Relaxed, less);
+        } else {
+            seen.store(Self::MEMORY, Relaxed);
+        }
+    }
+
+    fn is_likely(&self, home: NodeId) -> bool {
+        let seen = self.0.get(home.index());
+        seen.is_some_and(|seen| seen.load(Relaxed) > 0)
+    }
+}
 
 impl Appetite {
     /// For this node's own faults of one kind, `most` pages at once: 1, 4, 16.
@@ -76,7 +109,7 @@ impl Core {
         }
         if segment.home(offset) != self.rules.me {
             // Another home sends copies of what it has by itself, and gives untouched pages in runs.
-            return access == Access::Write;
+            return access == Access::Write || self.elsewhere.is_likely(segment.home(offset));
         }
         let entry = chunk.both(index).1;
         // Untouched pages are filled in blocks, without asking.

@@ -4,11 +4,12 @@
 //! keeps pages for others: were it less, all nodes could stand still between the two marks with copies that nobody
 //! needs. At the limit a fault waits until there is room.
 
+use crate::copies::Copies;
 use crate::core::{Core, Failure};
 use crate::frames::Frame;
 use crate::segment::Chunk;
 use lev_coherence::NodePage;
-use lev_wire::NodeId;
+use lev_wire::{NodeId, PageNumber};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use std::time::Duration;
 pub(crate) const LEAST_PAGES: u64 = 256;
 /// Room that has not changed is told again after so long.
 const TELL_AGAIN_US: u64 = 300_000;
+/// Room for fewer pages is not told of each time that some of it is filled.
+const NEWS: u64 = 64;
 /// What has no limit.
 const UNLIMITED: u64 = u64::MAX;
 
@@ -53,6 +56,8 @@ pub(crate) struct Room {
     returning: AtomicU64,
     /// Free pages of each node that this one may fill, as far as it has said.
     peers: Vec<AtomicU64>,
+    /// Pages that each node has sent unasked since it was told of room for its sake.
+    filled: Vec<AtomicU64>,
     told: AtomicU64,
     /// When it was last told, microseconds since start.
     told_us: AtomicU64,
@@ -62,6 +67,7 @@ pub(crate) struct Room {
     work: Mutex<bool>,
     changed: Condvar,
     listener: Mutex<Option<Listener>>,
+    pub(crate) copies: Copies,
 }
 
 impl Room {
@@ -81,6 +87,7 @@ impl Room {
             peak: AtomicU64::new(0),
             returning: AtomicU64::new(0),
             peers: (0..nodes).map(|_| AtomicU64::new(free)).collect(),
+            filled: (0..nodes).map(|_| AtomicU64::new(0)).collect(),
             told: AtomicU64::new(UNLIMITED),
             told_us: AtomicU64::new(0),
             parked: Mutex::default(),
@@ -88,6 +95,7 @@ impl Room {
             work: Mutex::default(),
             changed: Condvar::new(),
             listener: Mutex::default(),
+            copies: Copies::new(limit),
         }
     }
 
@@ -156,6 +164,13 @@ impl Room {
             left => (left > 2 * pages).then(|| left - pages),
         };
         free.fetch_update(Relaxed, Relaxed, less).is_ok()
+    }
+
+    /// How many pages that a node did not ask for would fit there.
+    pub(crate) fn peer_room(&self, node: NodeId) -> u64 {
+        self.peers
+            .get(node.index())
+            .map_or(0, |free| free.load(Relaxed).saturating_sub(1) / 2)
     }
 
     /// A node says how much room it has.
@@ -235,6 +250,43 @@ impl Room {
         }
     }
 
+    /// A node sent so many pages for which this one did not ask; how much room it may fill now, if it has filled so much
+    /// of what it knows of that it should be told.
+    pub(crate) fn filled_by(&self, node: NodeId, pages: u64) -> Option<u64> {
+        let filled = self
+            .filled
+            .get(node.index())
+            .filter(|_| self.is_limited())?;
+        let share = self.share();
+        if 4 * (filled.fetch_add(pages, Relaxed) + pages) < share.max(NEWS) {
+            return None;
+        }
+        filled.store(0, Relaxed);
+        Some(share)
+    }
+
+    /// What each of the others may fill: a part of what there is, because all of them may do so at the same time.
+    fn share(&self) -> u64 {
+        self.free().div_ceil(self.others)
+    }
+
+    /// A copy for reading is here.
+    pub(crate) fn copy_came(&self, page: PageNumber) {
+        if self.is_limited() && self.copies.came(page) && self.is_short() {
+            self.signal();
+        }
+    }
+
+    /// Whether so little room is left that the others send few pages ahead.
+    pub(crate) fn is_short(&self) -> bool {
+        self.lacking() > 0
+    }
+
+    /// Pages that had to go so that the others can send pages ahead.
+    pub(crate) fn lacking(&self) -> u64 {
+        (self.resident() + self.limit / 64).saturating_sub(self.high())
+    }
+
     fn went(&self) {
         self.resident.fetch_sub(1, SeqCst);
     }
@@ -265,9 +317,8 @@ impl Room {
         }
     }
 
-    /// How much room each of the others may fill, if they should be told: a part of what there is, because all of them
-    /// may do so at the same time. What they know shrinks with each page that they send or only meant to send, so room
-    /// that stays the same must be told again, or in the end they would believe in none.
+    /// How much room each of the others may fill, if they should be told. What they know shrinks with each page that they
+    /// send or only meant to send, so room that stays the same must be told again, or in the end they would believe in none.
     fn news(&self, now_us: u64) -> Option<u64> {
         if !self.is_limited() {
             return None;
@@ -281,7 +332,7 @@ impl Room {
         }
         self.told.store(free, Relaxed);
         self.told_us.store(now_us, Relaxed);
-        Some(free.div_ceil(self.others))
+        Some(self.share())
     }
 
     fn parked(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -304,7 +355,7 @@ impl Core {
             (true, false) => {
                 self.room.returning.fetch_sub(1, Relaxed);
                 if before.state.has_copy() && after.state.has_copy() {
-                    self.stats.refusals.add(1);
+                    self.stats.stays.add(1);
                 }
             }
             _ => {}

@@ -62,9 +62,10 @@ impl Reads {
         }
     }
 
-    /// Node `node` asks to read `page`, which is number `offset` of its segment.
-    pub(crate) fn note(&self, node: NodeId, page: PageNumber, offset: u64) -> Reach {
-        if self.most <= 1 {
+    /// Node `node`, which has room for so many pages, asks to read `page`, which is number `offset` of its segment.
+    pub(crate) fn note(&self, node: NodeId, page: PageNumber, offset: u64, room: u64) -> Reach {
+        let most = self.most.min(room);
+        if most <= 1 {
             return ALONE;
         }
         let near = |stream: &Stream| {
@@ -76,7 +77,7 @@ impl Reads {
             end: 0,
         };
         self.streams.advance(node, near, |known| {
-            known.unwrap_or(new).next(page, offset, self.most)
+            known.unwrap_or(new).next(page, offset, most)
         })
     }
 }
@@ -113,7 +114,8 @@ impl Core {
         if !here {
             return ALONE;
         }
-        let reach = self.reads.note(to, segment.first + offset, offset);
+        let room = self.room.peer_room(to);
+        let reach = self.reads.note(to, segment.first + offset, offset, room);
         if reach.pages == 1 || !self.room.peer_has_room(to, reach.pages) {
             return ALONE;
         }
@@ -278,7 +280,7 @@ mod tests {
     const NODE: NodeId = NodeId(3);
 
     fn pages(reads: &Reads, pages: &[u64]) -> Vec<u64> {
-        let ask = |page: &u64| reads.note(NODE, *page, *page).pages;
+        let ask = |page: &u64| reads.note(NODE, *page, *page, u64::MAX).pages;
         pages.iter().map(ask).collect()
     }
 
@@ -295,7 +297,7 @@ mod tests {
     fn who_jumps_about_nearby_gets_what_lies_around() {
         let reads = Reads::new(128);
         assert_eq!(pages(&reads, &[100, 90, 80, 64, 60]), [1, 4, 16, 16, 16]);
-        let reach = reads.note(NODE, 48, 48);
+        let reach = reads.note(NODE, 48, 48, u64::MAX);
         assert_eq!((reach.pages, reach.in_order), (16, false));
     }
 

@@ -41,7 +41,9 @@ pub(crate) struct Stats {
     pub(crate) discards: Count,
     pub(crate) evictions: Count,
     pub(crate) room_waits: Count,
-    pub(crate) refusals: Count,
+    /// Wishes to give a page away that its home has settled, without taking it yet or at all.
+    pub(crate) stays: Count,
+    pub(crate) room_refused: Count,
     latency: Histogram,
 }
 
@@ -110,7 +112,7 @@ impl Stats {
             discards: self.discards.get(),
             evictions: self.evictions.get(),
             room_waits: self.room_waits.get(),
-            room_refused: self.refusals.get(),
+            room_refused: self.room_refused.get(),
             resident: 0,
             resident_peak: 0,
             latency_ns: self.latency.0.iter().map(Count::get).collect(),

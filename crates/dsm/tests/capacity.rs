@@ -107,6 +107,35 @@ fn three_gibibytes_fit_on_three_nodes_of_one_and_a_quarter() {
 }
 
 #[test]
+fn who_reads_through_more_than_fits_gets_it_in_runs_and_once() {
+    const PART: u64 = 8192;
+    let cluster = Cluster::start(Shape::new(3, 3 * PART).with_limit(PART + PART / 4));
+    cluster.run(
+        LIMIT,
+        vec![Box::new(|cluster: &Cluster| {
+            for page in 0..3 * PART {
+                let node = &cluster.nodes[(page / PART) as usize];
+                node.write(page, 3, stamp(page, 3));
+            }
+            let reader = &cluster.nodes[0];
+            assert!((0..3 * PART).all(|page| reader.read(page, 3) == stamp(page, 3)));
+            let counters = reader.engine.counters();
+            let (faults, came) = (counters.faults_read, counters.pages_received);
+            println!("{faults} faults, {came} pages came");
+            // One for each page without room for what is sent ahead. A slow reader may find some dropped again.
+            assert!(
+                faults < 3 * PART / 2,
+                "{faults} faults for {} pages",
+                2 * PART
+            );
+            assert!(came < 3 * PART, "{came} pages came for {}", 2 * PART);
+            assert_eq!(counters.evictions, 0);
+        })],
+    );
+    cluster.stop();
+}
+
+#[test]
 fn they_fit_in_shared_memory() {
     let shape = Shape {
         backing: Backing::Shmem,

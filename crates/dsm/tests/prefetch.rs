@@ -39,6 +39,23 @@ fn pages_of_this_home_that_another_node_holds_are_read_in_groups() {
 }
 
 #[test]
+fn pages_that_a_third_node_holds_are_read_in_groups() {
+    let mut shape = Shape {
+        homes: Some(vec![(PAGES, NodeId(2))]),
+        ..Shape::new(3, PAGES)
+    };
+    shape.options.prefetch = 16;
+    run(&Cluster::start(shape), |cluster| {
+        let (reader, holder) = (&cluster.nodes[0], &cluster.nodes[1]);
+        (0..PAGES).for_each(|page| holder.write(page, 0, page + 1));
+        assert!((0..PAGES).all(|page| reader.read(page, 0) == page + 1));
+        let counters = reader.engine.counters();
+        assert!(counters.faults_read < PAGES / 8, "{}", counters.faults_read);
+        assert!(counters.prefetched > PAGES * 3 / 4);
+    });
+}
+
+#[test]
 fn pages_written_in_order_come_in_groups() {
     for home in [0, 1] {
         run(&Cluster::start(loaded(home, 16)), move |cluster| {
