@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from leviathan.errors import LeviathanError, NodeLost
 from leviathan.vm.mailbox import Event, Mailbox
-from leviathan.vm.workers import Worker
+from leviathan.vm.workers import Worker, worker_named
 
 __all__ = ["explained", "how_it_ended", "node_lost"]
 
@@ -25,7 +25,7 @@ def node_lost(event: Event, workers: Sequence[Worker], mailbox: Mailbox, note: C
     """
     name = event.text("name") or "a node"
     error = NodeLost(f"{name} was lost: {event.text('reason') or 'no reason given'}")
-    worker = next((worker for worker in workers if worker.name == name), None)
+    worker = worker_named(workers, name)
     if worker is None:
         return error
     end = time.monotonic() + (0.0 if event.data.get("silent") else LAST_WORDS_SECONDS)

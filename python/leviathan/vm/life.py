@@ -33,7 +33,7 @@ from leviathan.vm.progress import Progress
 from leviathan.vm.record import Record
 from leviathan.vm.standstill import Standstill
 from leviathan.vm.trace import check_trace, fetch, note_trace, save, switch, trace_path
-from leviathan.vm.workers import Worker, start_worker
+from leviathan.vm.workers import Worker, start_worker, worker_named
 
 __all__ = ["Elsewhere", "Ending", "Life"]
 
@@ -351,8 +351,8 @@ class Life:
 
     def _wait_exit(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while self._exit is None and (now := time.monotonic()) < end:
-            event = self.mailbox.take(min(now + TICK_SECONDS, end))
+        while self._exit is None and time.monotonic() < end:
+            event = self.mailbox.take(end)
             if event is not None:
                 self._note(event)
 
@@ -413,7 +413,7 @@ class Life:
         return False
 
     def _from_worker(self, name: str, kind: str, event: Event) -> None:
-        worker = next((worker for worker in self._workers if worker.name == name), None)
+        worker = worker_named(self._workers, name)
         if worker is None:
             return
         if kind == "listening":
@@ -448,10 +448,11 @@ class Life:
         if event.data.get("code") == 0 and self.head is not None:
             # The head said goodbye to it: QEMU is about to end.
             return
-        worker = next(worker for worker in self._workers if worker.name == event.kind)
+        worker = worker_named(self._workers, event.kind)
+        assert worker is not None
         end = time.monotonic() + (BLAME_SECONDS if self.head is not None else 0)
-        while (now := time.monotonic()) < end:
-            later = self.mailbox.take(min(now + TICK_SECONDS, end))
+        while time.monotonic() < end:
+            later = self.mailbox.take(end)
             # Other workers follow the first one into death; only the head can tell us more.
             if later is not None and later.source in ("head", "lab"):
                 self._handle(later)

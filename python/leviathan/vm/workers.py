@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from leviathan.launch.host import Host, Process
@@ -11,7 +12,7 @@ from leviathan.vm.mailbox import Mailbox, json_events
 from leviathan.vm.trace import trace_path
 from leviathan.vm.watch import watch_exit
 
-__all__ = ["Worker", "start_worker", "worker_command"]
+__all__ = ["Worker", "start_worker", "worker_command", "worker_named"]
 
 
 @dataclass(slots=True)
@@ -28,6 +29,11 @@ class Worker:
     gone: bool = False
     last_words: str = ""
     """Why it left the VM by itself."""
+
+
+def worker_named(workers: Iterable[Worker], name: str) -> Worker | None:
+    """The worker of this name; ``None`` for the head and whatever else is none."""
+    return next((worker for worker in workers if worker.name == name), None)
 
 
 def worker_command(host: Host, node_name: str, folder: str, listen: str) -> list[str]:
