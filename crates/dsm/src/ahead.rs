@@ -135,28 +135,6 @@ impl Core {
         }
     }
 
-    /// The same event of each page of a run that lies in one chunk.
-    fn handle_run(
-        &self,
-        segment: &Segment,
-        run: Range<u64>,
-        event: Event<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
-        let (mut chunk, first) = self.lock_watched(segment, run.start)?;
-        let pages = (run.end - run.start) as usize;
-        if first + pages > CHUNK_PAGES || run.end > segment.pages {
-            return Err(Failure::Peer(Illegal("a run that leaves its block")));
-        }
-        Self::gather(&mut scratch.tools.batch);
-        let mut each = run.zip(first..);
-        let result = each.try_for_each(|(page, index)| {
-            self.handle_locked(segment, page, &mut chunk, index, event, scratch)
-        });
-        self.stop_gathering(&mut scratch.tools.batch);
-        result
-    }
-
     /// Gives node `to`, which asks for an untouched page, the untouched ones around it.
     fn give_neighbours(&self, segment: &Segment, offset: u64, to: NodeId) {
         let (mut chunk, index) = segment.lock(offset);

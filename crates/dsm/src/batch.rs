@@ -3,10 +3,12 @@
 //! A frame costs a system call at both ends and wakes a thread, whatever it says. Who handles many pages under one lock
 //! gathers what it has to say about them, and says it before the lock is free: so frames about a page keep their order.
 
-use crate::core::Core;
+use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::Frame;
-use lev_coherence::{Demand, Message};
+use crate::segment::{Chunk, Segment, CHUNK_PAGES};
+use lev_coherence::{Demand, Illegal, Message};
 use lev_wire::{NodeId, PageNumber};
+use std::ops::Range;
 
 /// Whether a frame can say this of a run of pages: it carries nothing else.
 pub(crate) fn in_runs(message: Message) -> bool {
@@ -37,7 +39,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Keeps a word for later; `false`: it must be said now, after [`Core::say`].
+    /// Keeps a word for later; `false`: it must be said now, after what was kept.
     fn keep(&mut self, to: NodeId, message: Message, page: PageNumber) -> bool {
         if !self.gathers || !in_runs(message) {
             return false;
@@ -74,7 +76,7 @@ impl Core {
         }
     }
 
-    /// Something else is to be sent: what is kept goes first.
+    /// Sends what was kept: nothing else may overtake it.
     pub(crate) fn send_gathered(&self, batch: &mut Batch) {
         for run in batch.runs.drain(..) {
             let frame = Frame::run(run.first, run.message, run.pages);
@@ -82,15 +84,41 @@ impl Core {
         }
     }
 
-    /// From now on words are kept, until [`Core::say`]. The caller has the lock of all pages that they will be about.
-    pub(crate) fn gather(batch: &mut Batch) {
-        batch.gathers = true;
+    /// One event of pages that are all under the lock `chunk`. What has to be said of pages beside each other leaves as one
+    /// frame, also after a failure: others may wait for it.
+    pub(crate) fn handle_together(
+        &self,
+        segment: &Segment,
+        chunk: &mut Chunk,
+        pages: impl IntoIterator<Item = u64>,
+        event: Event<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        scratch.tools.batch.gathers = true;
+        let result = pages.into_iter().try_for_each(|page| {
+            let index = page as usize % CHUNK_PAGES;
+            self.handle_locked(segment, page, chunk, index, event, scratch)
+        });
+        let batch = &mut scratch.tools.batch;
+        batch.gathers = false;
+        self.send_gathered(batch);
+        result
     }
 
-    /// Sends what was gathered, also after a failure: others may wait for it.
-    pub(crate) fn stop_gathering(&self, batch: &mut Batch) {
-        self.send_gathered(batch);
-        batch.gathers = false;
+    /// A message about a run of pages: the same event of each of them.
+    pub(crate) fn handle_run(
+        &self,
+        segment: &Segment,
+        run: Range<u64>,
+        event: Event<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        let (mut chunk, first) = self.lock_watched(segment, run.start)?;
+        let pages = (run.end - run.start) as usize;
+        if first + pages > CHUNK_PAGES || run.end > segment.pages {
+            return Err(Failure::Peer(Illegal("a run that leaves its block")));
+        }
+        self.handle_together(segment, &mut chunk, run, event, scratch)
     }
 }
 

@@ -5,7 +5,7 @@
 //! Pages that nobody else has would have to travel: they go only when there are hardly any copies.
 
 use crate::ahead::same_chunk;
-use crate::core::{Core, Failure, Scratch};
+use crate::core::{Core, Event, Failure, Scratch};
 use crate::evict::is_free;
 use crate::segment::{Segment, SegmentTable, CHUNK_PAGES};
 use lev_wire::PageNumber;
@@ -122,7 +122,7 @@ impl Core {
             .filter(|page| is_free(&chunk.pages[*page as usize % CHUNK_PAGES], true))
             .collect();
         let count = copies.len() as u64;
-        self.give_back(segment, &mut chunk, copies, scratch)?;
+        self.handle_together(segment, &mut chunk, copies, Event::Return, scratch)?;
         Ok(count)
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::room::RoomEvent;
-use crate::segment::{Chunk, PageRecord, Segment, CHUNK_PAGES};
+use crate::segment::{PageRecord, Segment, CHUNK_PAGES};
 use lev_coherence::NodeState;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -172,26 +172,9 @@ impl Core {
                 }
             }
             given += chosen.len() as u64;
-            self.give_back(segment, &mut chunk, chosen, scratch)?;
+            self.handle_together(segment, &mut chunk, chosen, Event::Return, scratch)?;
         }
         Ok(given)
-    }
-
-    /// Asks the homes of pages, all under the lock `chunk`, to take them.
-    pub(crate) fn give_back(
-        &self,
-        segment: &Segment,
-        chunk: &mut Chunk,
-        pages: impl IntoIterator<Item = u64>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
-        Self::gather(&mut scratch.tools.batch);
-        let result = pages.into_iter().try_for_each(|page| {
-            let index = page as usize % CHUNK_PAGES;
-            self.handle_locked(segment, page, chunk, index, Event::Return, scratch)
-        });
-        self.stop_gathering(&mut scratch.tools.batch);
-        result
     }
 
     /// Says when nobody has room, and when there is some again.

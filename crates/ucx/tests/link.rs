@@ -293,6 +293,22 @@ fn signal(process: &Child, number: i32) {
     unsafe { libc::kill(process.id() as i32, number) };
 }
 
+/// Stops all threads of the process: the signal does so only when each of them has seen it.
+fn stop(process: &Child) {
+    signal(process, libc::SIGSTOP);
+    let start = Instant::now();
+    let runs = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        let state = stat.rsplit(')').next().unwrap().trim_start();
+        !state.starts_with('T')
+    };
+    let tasks = format!("/proc/{}/task", process.id());
+    while std::fs::read_dir(&tasks).unwrap().any(runs) {
+        assert!(start.elapsed() < NOTICE, "the process does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A link to a process that has stopped after its first frame, and to which `pages` of the largest frames were sent since.
 fn stopped_reader(
     pages: usize,
@@ -306,7 +322,7 @@ fn stopped_reader(
     let (process, pipe) = child(&link);
     link.send(NodeId(1), header(0, 5), &[]);
     frame(&told);
-    signal(&process, libc::SIGSTOP);
+    stop(&process);
     let page = vec![5; MAX_PAYLOAD];
     (0..pages).for_each(|_| link.send(NodeId(1), header(page.len(), 6), &[&page]));
     (link, told, process, pipe)
