@@ -43,7 +43,7 @@ def bench_guest(
 ) -> None:
     """The same work under stock QEMU, on two nodes, and there with each switch of the engine off.
 
-    Boot, compression, stressors, shared counters and redis. The default run takes about half an hour on two CPUs; one
+    Boot, compression, stressors, shared counters and redis. The default run takes some 40 minutes on two CPUs; one
     round of a few, such as `--rounds 1 --only pool --workloads boot,redis`, some minutes. Programs are fetched from
     the distribution the first time. Exit code 1 if something failed; the rest is measured all the same.
     """
