@@ -101,29 +101,39 @@ fn frames_of_every_size_arrive_whole_and_in_order() {
         other => 4096 - other as usize,
     };
     let all = links(NODES);
+    let exchange = |me: usize, link: &Link, told: Receiver<Heard>| {
+        for number in 0..FRAMES {
+            for to in (0..NODES).filter(|to| usize::from(*to) != me) {
+                let byte = (number as u8).wrapping_mul(3) ^ me as u8;
+                let bytes = vec![byte; len(number)];
+                let (a, b) = bytes.split_at(bytes.len() / 3);
+                link.send(NodeId(to), header(bytes.len(), number), &[a, b]);
+            }
+        }
+        let mut next = [0; NODES as usize];
+        for _ in 0..FRAMES * u64::from(NODES - 1) {
+            let (from, header, payload) = frame(&told);
+            let number = &mut next[from.index()];
+            assert_eq!(header.arg, *number, "{from} to {me}");
+            assert_eq!(payload.len(), len(*number));
+            let byte = (*number as u8).wrapping_mul(3) ^ from.0 as u8;
+            assert!(payload.iter().all(|found| *found == byte));
+            *number += 1;
+        }
+    };
     std::thread::scope(|scope| {
-        for (me, (link, told)) in all.into_iter().enumerate() {
+        let exchange = &exchange;
+        let run = |(me, (link, told))| {
             scope.spawn(move || {
-                for number in 0..FRAMES {
-                    for to in (0..NODES).filter(|to| usize::from(*to) != me) {
-                        let byte = (number as u8).wrapping_mul(3) ^ me as u8;
-                        let bytes = vec![byte; len(number)];
-                        let (a, b) = bytes.split_at(bytes.len() / 3);
-                        link.send(NodeId(to), header(bytes.len(), number), &[a, b]);
-                    }
-                }
-                let mut next = [0; NODES as usize];
-                for _ in 0..FRAMES * u64::from(NODES - 1) {
-                    let (from, header, payload) = frame(&told);
-                    let number = &mut next[from.index()];
-                    assert_eq!(header.arg, *number, "{from} to {me}");
-                    assert_eq!(payload.len(), len(*number));
-                    let byte = (*number as u8).wrapping_mul(3) ^ from.0 as u8;
-                    assert!(payload.iter().all(|found| *found == byte));
-                    *number += 1;
-                }
-                link.close(LIMIT).unwrap();
-            });
+                exchange(me, &link, told);
+                link
+            })
+        };
+        let ends: Vec<_> = all.into_iter().enumerate().map(run).collect();
+        // Who closes is lost to those that still wait for a third one's frames: first all must have got theirs.
+        let links: Vec<Link> = ends.into_iter().map(|end| end.join().unwrap()).collect();
+        for link in links {
+            link.close(LIMIT).unwrap();
         }
     });
 }
