@@ -86,6 +86,14 @@ pub(crate) fn same_chunk(pages: &Range<u64>, offset: u64) -> Range<u64> {
     pages.start.max(first)..pages.end.min(first + CHUNK_PAGES as u64)
 }
 
+/// Refuses a run of a peer that is not all under one lock, or leaves the segment.
+pub(crate) fn check_run(segment: &Segment, run: &Range<u64>) -> Result<(), Failure> {
+    if same_chunk(run, run.start) == *run && run.end <= segment.pages {
+        return Ok(());
+    }
+    Err(Failure::Peer(Illegal("a run that leaves its block")))
+}
+
 /// [`group`], as far as its pages have the same lock as `offset`.
 pub(crate) fn group_in_chunk(segment: &Segment, offset: u64, window: u64) -> Range<u64> {
     same_chunk(&group(segment, offset, window), offset)
@@ -225,14 +233,12 @@ impl Core {
         (message, bytes): (Message, &[u8]),
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
-        let (mut chunk, index) = segment.lock(run.start);
+        let (mut chunk, _) = segment.lock(run.start);
         if self.lost.has(from) {
             return Ok(());
         }
+        check_run(segment, &run)?;
         let count = run.end - run.start;
-        if index as u64 + count > CHUNK_PAGES as u64 || run.end > segment.pages {
-            return Err(Failure::Peer(Illegal("a run that leaves its block")));
-        }
         for page in run.clone() {
             let record = &mut chunk.pages[page as usize % CHUNK_PAGES];
             let mut here = Page {

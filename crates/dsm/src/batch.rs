@@ -3,10 +3,11 @@
 //! A frame costs a system call at both ends and wakes a thread, whatever it says. Who handles many pages under one lock
 //! gathers what it has to say about them, and says it before the lock is free: so frames about a page keep their order.
 
+use crate::ahead::check_run;
 use crate::core::{Core, Event, Failure, Scratch};
 use crate::frames::Frame;
 use crate::segment::{Chunk, Segment, CHUNK_PAGES};
-use lev_coherence::{Demand, Illegal, Message};
+use lev_coherence::{Demand, Message};
 use lev_wire::{NodeId, PageNumber};
 use std::ops::Range;
 
@@ -62,7 +63,7 @@ impl Batch {
 }
 
 impl Core {
-    /// Sends a word about a page, or keeps it for [`Core::say`].
+    /// Sends a word about a page, or keeps it for the end of [`Core::handle_together`].
     pub(crate) fn send_word(
         &self,
         to: NodeId,
@@ -113,11 +114,8 @@ impl Core {
         event: Event<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Failure> {
-        let (mut chunk, first) = self.lock_watched(segment, run.start)?;
-        let pages = (run.end - run.start) as usize;
-        if first + pages > CHUNK_PAGES || run.end > segment.pages {
-            return Err(Failure::Peer(Illegal("a run that leaves its block")));
-        }
+        check_run(segment, &run)?;
+        let (mut chunk, _) = self.lock_watched(segment, run.start)?;
         self.handle_together(segment, &mut chunk, run, event, scratch)
     }
 }

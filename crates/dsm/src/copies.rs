@@ -98,9 +98,10 @@ impl Core {
             let Some(mut run) = copies.oldest(wanted - dropped, keep) else {
                 break;
             };
-            while let Some((segment, first)) =
-                table.find_page(run.start).filter(|_| !run.is_empty())
-            {
+            while !run.is_empty() {
+                let Some((segment, first)) = table.find_page(run.start) else {
+                    break; // its segment was given up
+                };
                 let end = (first + run.end - run.start).min(segment.pages);
                 let pages = same_chunk(&(first..end), first);
                 run.start += pages.end - pages.start;

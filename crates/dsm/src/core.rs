@@ -20,8 +20,7 @@ use crate::stats::Stats;
 use crate::tape::Tape;
 use crate::{DsmError, PageLink};
 use lev_coherence::{
-    Access, Action, Demand, HomePage, Illegal, Message, NodePage, NodeState, Page, Rules, Slot,
-    Surroundings,
+    Access, Action, Demand, HomePage, Illegal, Message, NodePage, Page, Rules, Slot, Surroundings,
 };
 use lev_uffd::Uffd;
 use lev_wire::frame::Header;
@@ -355,10 +354,7 @@ impl Core {
         let after = record.node;
         let entry = chunk.entry(index).filter(|_| home == self.rules.me);
         self.room.on_its_way(came, self.is_coming(entry, after));
-        if after.state == NodeState::Shared && !before.state.has_copy() {
-            self.room.copy_came(place.page);
-        }
-        self.account(chunk, before, after)
+        self.account(chunk, place.page, before, after)
     }
 
     /// Whether a page of this home, which is not here, is on its way here.

@@ -111,15 +111,17 @@ impl Core {
         // When nobody takes the others, copies, which others have, too, most likely: with only a few pages asked for at a
         // time, refusals would hide them for seconds. Of both first what is at home elsewhere; two rounds each, because
         // of the second chance.
-        for copies in [true, false] {
-            if copies && fruitless == 0 {
-                continue; // the oldest are gone
-            }
+        let kinds: &[bool] = if fruitless > 0 {
+            &[true, false]
+        } else {
+            &[false] // the oldest copies are gone already
+        };
+        for copies in kinds {
             for own in [false, true] {
                 for _ in 0..2 {
                     if left > 0 {
                         left -=
-                            self.sweep(&segments, hand, left, (copies, own), u64::MAX, scratch)?;
+                            self.sweep(&segments, hand, left, (*copies, own), u64::MAX, scratch)?;
                     }
                 }
             }

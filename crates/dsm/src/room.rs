@@ -8,7 +8,7 @@ use crate::copies::Copies;
 use crate::core::{Core, Failure};
 use crate::frames::Frame;
 use crate::segment::Chunk;
-use lev_coherence::NodePage;
+use lev_coherence::{NodePage, NodeState};
 use lev_wire::{NodeId, PageNumber};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -68,6 +68,11 @@ pub(crate) struct Room {
     changed: Condvar,
     listener: Mutex<Option<Listener>>,
     pub(crate) copies: Copies,
+}
+
+/// How many pages may be sent unasked to a node that has said that so many are free: what others send is not in it yet.
+fn unasked(free: u64) -> u64 {
+    free.saturating_sub(1) / 2
 }
 
 impl Room {
@@ -161,7 +166,7 @@ impl Room {
         // What is given now is not in its report yet.
         let less = |left: u64| match left {
             UNLIMITED => Some(UNLIMITED),
-            left => (left > 2 * pages).then(|| left - pages),
+            left => (pages <= unasked(left)).then(|| left - pages),
         };
         free.fetch_update(Relaxed, Relaxed, less).is_ok()
     }
@@ -170,7 +175,7 @@ impl Room {
     pub(crate) fn peer_room(&self, node: NodeId) -> u64 {
         self.peers
             .get(node.index())
-            .map_or(0, |free| free.load(Relaxed).saturating_sub(1) / 2)
+            .map_or(0, |free| unasked(free.load(Relaxed)))
     }
 
     /// A node says how much room it has.
@@ -345,6 +350,7 @@ impl Core {
     pub(crate) fn account(
         &self,
         chunk: &mut Chunk,
+        page: PageNumber,
         before: NodePage,
         after: NodePage,
     ) -> Result<(), Failure> {
@@ -363,6 +369,9 @@ impl Core {
         match (before.state.has_copy(), after.state.has_copy()) {
             (false, true) => {
                 chunk.here += 1;
+                if after.state == NodeState::Shared {
+                    self.room.copy_came(page);
+                }
                 self.came(1);
             }
             (true, false) => {
