@@ -7,6 +7,9 @@
 //! - whether many rounds share a page (it bounces) or each has its own (it is fetched once),
 //! - who owns the pages at the start: the first thread, the last one, or all of them as readers,
 //! - whether threads run freely or start each round at a common time-stamp.
+//!
+//! While too few batches were mixed, all are run again, those of common time-stamps more slowly: where a page takes
+//! milliseconds to the other node, a thread that has it would be done with all of its rounds before the other one begins.
 
 use crate::batches::{offsets, permutations, plan, Batch, Start, ARENA_PAGES};
 use crate::error::{Error, Result};
@@ -20,10 +23,11 @@ use crate::{apart, asm};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Cycles between the common starts of two rounds.
-const ROUND_CYCLES: u64 = 600;
-/// How often the whole plan is repeated while too few batches were mixed.
-const MOST_PASSES: u64 = 8;
+/// Cycles between the common starts of two rounds, in each pass through the plan; passes end when enough batches were
+/// mixed. 1024 rounds take between a fraction of a millisecond and a fraction of a second.
+const ROUND_CYCLES: [u64; 8] = [
+    600, 2_400, 9_600, 38_400, 153_600, 153_600, 153_600, 153_600,
+];
 
 /// A litmus thread as code and operands.
 struct Kernel {
@@ -99,7 +103,7 @@ impl Run<'_> {
     }
 
     /// Runs this thread's part of a batch and leaves its registers in the records.
-    fn execute(&self, member: &Member, batch: &Batch) {
+    fn execute(&self, member: &Member, batch: &Batch, round_cycles: u64) {
         let kernel = &self.kernels[self.role(batch, member.tid)];
         let start = member.start_together();
         let record = member.tid * PAGE;
@@ -109,7 +113,7 @@ impl Run<'_> {
             if batch.timed {
                 // A little early or late, so that all alignments of the threads occur.
                 let jitter = (i * (member.tid + 1) * 37 % 128) as u64;
-                team::wait_until(start + i as u64 * ROUND_CYCLES + jitter);
+                team::wait_until(start + i as u64 * round_cycles + jitter);
             }
             // SAFETY: both words lie in the arena (checked by `at`), 4-byte aligned by
             // `offsets`; other threads touch them only through atomics and these bodies.
@@ -184,10 +188,10 @@ fn run_shape(
         ..Tally::default()
     });
     apart::run(&placed, |member| {
-        for pass in 0..MOST_PASSES {
+        for (pass, round_cycles) in (0..).zip(ROUND_CYCLES) {
             for batch in &run.batches {
                 run.prepare(member, batch);
-                run.execute(member, batch);
+                run.execute(member, batch, round_cycles);
                 member.meet();
                 if member.tid == 0 {
                     run.count(batch, &mut lock(&counted));

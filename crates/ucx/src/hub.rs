@@ -10,13 +10,15 @@ use lev_wire::NodeId;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Times that the thread finds nothing to do before it sleeps: long enough for an answer that is on its way, short enough for
 /// those who share the CPU.
 const IDLE_ROUNDS: u32 = 32;
 /// Longest sleep. Nothing relies on it: it bounds what an event that UCX forgot to tell would cost.
 const NAP: Duration = Duration::from_millis(50);
+/// How long closing waits for connections that are still being made: UCX that gives up such an endpoint may end the process.
+const MEETING: Duration = Duration::from_secs(2);
 /// The header of what is no frame.
 const NO_HEADER: Header = Header {
     kind: 0,
@@ -32,12 +34,21 @@ struct Peer {
     presented: Option<Token>,
     /// It has said hello.
     greeted: bool,
+    /// It has answered ours.
+    met: bool,
     /// Frames for which there is no way yet.
     waiting: Vec<(Header, Vec<u8>)>,
     /// Frames sent.
     sent: u64,
     heard: Sequence<(Envelope, Vec<u8>)>,
     lost: bool,
+}
+
+impl Peer {
+    /// UCX makes a connection to it, which has not yet carried a message both ways.
+    fn half_met(&self) -> bool {
+        self.presented.is_some() && !self.lost && !(self.greeted && self.met)
+    }
 }
 
 /// The thread's belongings.
@@ -48,6 +59,8 @@ pub(crate) struct Hub {
     shared: Arc<Shared>,
     ear: Arc<dyn Ear>,
     peers: Vec<Peer>,
+    /// The ear hears no more.
+    closing: bool,
 }
 
 impl Hub {
@@ -64,6 +77,7 @@ impl Hub {
             expected: token,
             presented: None,
             greeted: false,
+            met: false,
             waiting: Vec::new(),
             sent: 0,
             heard: Sequence::default(),
@@ -76,6 +90,7 @@ impl Hub {
             shared,
             ear,
             peers: expected.into_iter().map(peer).collect(),
+            closing: false,
         }
     }
 
@@ -102,13 +117,31 @@ impl Hub {
 
     /// Says goodbye to all peers and ends; whether all that was sent has left within `patience`.
     fn close(mut self, patience: Duration) -> bool {
+        self.closing = true;
+        self.meet();
+        let half_met = self.peers.iter().any(Peer::half_met);
         for node in 0..self.peers.len() {
             self.say(NodeId(node as u16), Word::Last);
         }
         let shared = Arc::clone(&self.shared);
         let left = self.worker.flush(patience, |parcel| shared.sent(parcel));
-        self.worker.close();
+        if half_met {
+            self.worker.leave();
+        } else {
+            self.worker.close();
+        }
         left
+    }
+
+    /// Waits until all connections that are being made are there, or have failed.
+    fn meet(&mut self) {
+        let deadline = Instant::now() + MEETING;
+        while self.peers.iter().any(Peer::half_met) && Instant::now() < deadline {
+            let busy = self.worker.progress();
+            if !self.serve() && !busy {
+                Worker::pause();
+            }
+        }
     }
 
     /// Carries out one order; how patient to be, if it was to close.
@@ -227,20 +260,26 @@ impl Hub {
             return;
         }
         let (from, ear) = (envelope.from, &self.ear);
-        let (mut greeted, mut closed) = (false, false);
+        let (mut greeted, mut met, mut closed) = (false, false, false);
+        let closing = self.closing;
         let bytes = ENVELOPE_LEN + payload.len();
         let ready = |(envelope, payload): (Envelope, Vec<u8>)| match envelope.word {
             _ if closed => {}
+            Word::Frame if closing => {}
             Word::Frame => ear.frame(from, envelope.header, &payload),
             Word::Hello => greeted = true,
-            Word::Answer => ear.met(from),
+            Word::Answer => met = true,
             Word::Last => closed = true,
         };
         let put = peer
             .heard
             .put(envelope.number, bytes, (envelope, payload), ready);
+        peer.greeted |= greeted;
+        peer.met |= met;
+        if met && !closing {
+            ear.met(from);
+        }
         if greeted {
-            peer.greeted = true;
             self.say(from, Word::Answer);
         }
         match put {
@@ -258,7 +297,9 @@ impl Hub {
         }
         peer.waiting = Vec::new();
         self.shared.lock().bytes[node.index()] = None;
-        self.ear.lost(node, error);
+        if !self.closing {
+            self.ear.lost(node, error);
+        }
     }
 
     /// Sleeps until there is something to do.

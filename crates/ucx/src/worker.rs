@@ -313,10 +313,18 @@ impl Worker {
         }
     }
 
+    /// Leaves the worker as it is to the end of the process, its endpoints open.
+    pub(crate) fn leave(self) {}
+
+    /// Lets others run, when there was nothing to do for somebody who waits.
+    pub(crate) fn pause() {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+
     /// Progress by somebody who waits for its end.
     fn step(&mut self, sent: &mut impl FnMut(&Parcel)) {
         if !self.progress() {
-            std::thread::sleep(Duration::from_micros(50));
+            Self::pause();
         }
         self.events().sent.iter().for_each(sent);
     }

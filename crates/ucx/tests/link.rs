@@ -205,6 +205,36 @@ fn the_end_of_a_link_is_noticed() {
     assert_eq!(frame(&all[1].1).1.arg, 9, "the others go on");
 }
 
+/// UCX ends the process if it must give up an endpoint whose connection is still being made.
+#[test]
+fn links_may_close_as_soon_as_they_have_begun() {
+    for round in 0..40 {
+        let mut all = links(4);
+        // In one process one after the other, or all at once; some have something to say.
+        if round % 2 == 0 {
+            all[3].0.send(NodeId(0), header(0, 1), &[]);
+        }
+        if round % 3 == 0 {
+            std::thread::scope(|scope| {
+                all.drain(..).for_each(|end| {
+                    scope.spawn(|| drop(end));
+                });
+            });
+        }
+        drop(all);
+    }
+}
+
+#[test]
+fn closing_does_not_wait_for_ever_for_a_peer_that_does_not_answer() {
+    let ((one, _told), (two, _)) = (link(0, 2), link(1, 2));
+    one.connect(NodeId(1), &two.introduction(NodeId(0)))
+        .unwrap();
+    let start = Instant::now();
+    one.close(Duration::ZERO).unwrap();
+    assert!(start.elapsed() < NOTICE, "{:?}", start.elapsed());
+}
+
 /// Owns a link and lets go of it when it hears something.
 #[derive(Default)]
 struct Owner(Mutex<Option<Link>>);
