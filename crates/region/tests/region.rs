@@ -9,6 +9,9 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Where nobody listens. No port that a seat gave back: the next test in this process may get it, and answers.
+const NOBODY: &str = "127.0.0.1:1";
+
 /// What carries the pages: `make test-ucx` runs all of this over UCX, too.
 fn transport() -> Transport {
     match std::env::var("LEV_TEST_TRANSPORT").as_deref() {
@@ -155,7 +158,7 @@ fn nodes_that_disagree_about_the_shape_do_not_come_together() {
 #[test]
 fn a_node_that_does_not_come_is_named() {
     let seat = Seat::at("127.0.0.1:0").unwrap();
-    let cluster = describe(vec!["127.0.0.1:1".into(), seat.address().to_string()]);
+    let cluster = describe(vec![NOBODY.into(), seat.address().to_string()]);
     let result = seat.join(
         &cluster,
         NodeId(1),
@@ -174,9 +177,12 @@ fn who_never_comes_is_the_only_one_that_is_named() {
     let mut seats: Vec<Option<Seat>> = (0..5)
         .map(|_| Some(Seat::at("127.0.0.1:0").unwrap()))
         .collect();
-    let address = |seat: &Option<Seat>| seat.as_ref().unwrap().address().to_string();
-    let cluster = describe(seats.iter().map(address).collect());
     seats[2] = None; // killed before it joins
+    let address = |seat: &Option<Seat>| match seat {
+        Some(seat) => seat.address().to_string(),
+        None => NOBODY.to_string(),
+    };
+    let cluster = describe(seats.iter().map(address).collect());
     std::thread::scope(|scope| {
         for (node, seat) in seats.into_iter().enumerate() {
             let (Some(seat), cluster) = (seat, &cluster) else {
@@ -200,14 +206,12 @@ fn who_never_comes_is_the_only_one_that_is_named() {
 
 #[test]
 fn all_that_do_not_come_are_named() {
-    let seats: Vec<Seat> = (0..3).map(|_| Seat::at("127.0.0.1:0").unwrap()).collect();
-    let cluster = describe(
-        seats
-            .iter()
-            .map(|seat| seat.address().to_string())
-            .collect(),
-    );
-    let first = seats.into_iter().next().unwrap(); // the others listen no more
+    let first = Seat::at("127.0.0.1:0").unwrap();
+    let cluster = describe(vec![
+        first.address().to_string(),
+        NOBODY.into(),
+        NOBODY.into(),
+    ]);
     let limit = Duration::from_millis(700);
     let error = first.join(&cluster, NodeId(0), &Shape::even(4096 * 3, 3), limit);
     let error = error.err().expect("must not join").to_string();
