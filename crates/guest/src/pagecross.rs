@@ -7,7 +7,7 @@
 
 use crate::error::Result;
 use crate::report::Report;
-use crate::stretches::{stretches, LONGEST};
+use crate::stretches::stretches;
 use crate::sys::{Mapping, PAGE};
 use crate::team::{self, Member};
 use crate::{apart, asm};
@@ -122,9 +122,6 @@ pub fn plain_verdict(seen: &Observed) -> Vec<String> {
     let wrong = kinds.iter().filter(|(n, _)| *n > 0);
     wrong.map(|(n, what)| format!("{n} {what}")).collect()
 }
-
-// A byte tells which store of a stretch it is from, and what is none of them.
-const _: () = assert!(LONGEST < u8::MAX as u64 / 2);
 
 struct Plain<'a> {
     pages: &'a Mapping,
