@@ -59,6 +59,7 @@ impl Core {
             (chunk, _) = self.lock_watched(segment, offset)?;
         }
         let record = &mut chunk.pages[index];
+        let company;
         match (record.node.state, access) {
             (state @ (NodeState::Exclusive | NodeState::Pooled), _)
             | (state @ (NodeState::Shared | NodeState::Clean), Access::Read) => {
@@ -99,8 +100,8 @@ impl Core {
                 record.faulted_ns = (self.now_ns() as u32).max(1);
                 let page = segment.first + offset;
                 self.visits.note(fault.thread, page, self.now_us(), record);
-                match self.may_ask(fault.thread, page, access) {
-                    Some(asked) => access = asked,
+                match self.may_ask(fault.thread, page, access, state) {
+                    Some(asked) => (access, company) = asked,
                     None => return Ok(()),
                 }
             }
@@ -114,6 +115,7 @@ impl Core {
             scratch,
         )?;
         drop(chunk);
+        self.ask_for_company(company, access, &table, scratch)?;
         self.prefetch(segment, offset, access, scratch)
     }
 

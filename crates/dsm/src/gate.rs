@@ -4,7 +4,7 @@
 use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::frames::Frame;
 use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
-use crate::siege::{Sieges, Sight};
+use crate::siege::{Company, Sieges, Sight};
 use crate::turns::{Effects, Turns, Word};
 use crate::{Activity, Look, LookAtThreads};
 use lev_coherence::{Access, NodeState};
@@ -136,28 +136,39 @@ impl Core {
         }
     }
 
-    /// A thread needs a page. What to ask for, or nothing: it waits for this node's turn, and so does the request.
-    pub(crate) fn may_ask(&self, thread: u32, page: PageNumber, access: Access) -> Option<Access> {
+    /// A thread needs a page that this node has like this. What to ask for, and for which other pages, too; or nothing: it
+    /// waits for this node's turn, and so does the request.
+    pub(crate) fn may_ask(
+        &self,
+        thread: u32,
+        page: PageNumber,
+        access: Access,
+        state: NodeState,
+    ) -> Option<(Access, Company)> {
+        let nobody = Company::default();
         if !self.takes_turns() {
-            return Some(access);
+            return Some((access, nobody));
         }
         let now = self.micros();
         self.gate.missed_us.store(now, Relaxed);
         let fighting = self.is_fighting();
-        let sight = self
-            .gate
-            .sieges
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(thread, page, now, fighting, self.fetching_is_dear());
+        let table = access == Access::Write && state == NodeState::Invalid;
+        let dear = self.fetching_is_dear();
+        let (sight, company) = {
+            let sieges = self.gate.sieges.lock();
+            let mut sieges = sieges.unwrap_or_else(PoisonError::into_inner);
+            let sight = sieges.note(thread, page, now, table, fighting, dear);
+            (sight, sieges.company(thread))
+        };
         let mut turns = self.turns();
         match sight {
             Sight::Lost => {}
             Sight::Quiet if fighting && turns.is_in_set(page) => {}
-            Sight::Quiet => return Some(access),
+            Sight::Quiet => return Some((access, nobody)),
             Sight::Alone => {
                 turns.forget(page);
-                return Some(access);
+                // In a fight the tables come with the turn.
+                return Some((access, if fighting { nobody } else { company }));
             }
         }
         // Others write it: so will this node, and reading first would cost another round.
@@ -174,7 +185,31 @@ impl Core {
         if !admitted {
             self.stats.turn_waits.add(1);
         }
-        admitted.then_some(access)
+        admitted.then_some((access, nobody))
+    }
+
+    /// A thread has asked for a table that bounces along with these: asks for those that have gone, too. No page is locked.
+    pub(crate) fn ask_for_company(
+        &self,
+        company: Company,
+        access: Access,
+        table: &SegmentTable,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        for page in company.into_iter().flatten() {
+            let Some((segment, offset)) = table.find_page(page) else {
+                continue; // given up since
+            };
+            let (mut chunk, _) = self.lock_watched(segment, offset)?;
+            let index = offset as usize % CHUNK_PAGES;
+            let node = chunk.pages[index].node;
+            if node.pending.is_none() && node.state == NodeState::Invalid && self.room.has_room(1) {
+                self.stats.prefetched.add(1);
+                let event = Event::Fault(access);
+                self.handle_locked(segment, offset, &mut chunk, index, event, scratch)?;
+            }
+        }
+        Ok(())
     }
 
     /// Node `from` said something about turns.

@@ -23,15 +23,19 @@ const FEW: usize = 3;
 const ALONE_COUNTED: u8 = 8;
 /// A thread that comes back to a page later than this did something else in between, microseconds.
 const RECENT_US: u64 = 3_000_000;
+/// Tables that bounce do so together if a thread asked for both within so many microseconds.
+const TOGETHER_US: u64 = 50_000;
 /// Threads remembered; beyond that all are forgotten at once (threads come and go).
 const THREADS: usize = 1024;
 
-/// A page, when it was asked for, how often the thread came back to it after others, and how often more without.
+/// A page, when it was asked for, how often the thread came back to it after others, and how often more without; and
+/// whether it may be a table through which addresses are translated.
 struct Visit {
     page: PageNumber,
     at_us: u64,
     returns: u8,
     alone: u8,
+    table: bool,
 }
 
 /// What a fault looks like.
@@ -45,6 +49,9 @@ pub(crate) enum Sight {
     Quiet,
 }
 
+/// Tables that bounce along with another one.
+pub(crate) type Company = [Option<PageNumber>; FEW];
+
 /// The pages that threads asked for last, latest first.
 #[derive(Default)]
 pub(crate) struct Sieges {
@@ -52,13 +59,14 @@ pub(crate) struct Sieges {
 }
 
 impl Sieges {
-    /// `thread` has to ask for `page`. `fighting`: turns are being taken already, so that one return is enough. `dear`:
+    /// `thread` has to ask for `page`. `table`: it lacks it and writes, which is how nested paging walks every table. `fighting`: turns are being taken already, so that one return is enough. `dear`:
     /// fetching a page takes longer than a granted one stays, so that even two pages never come together by themselves.
     pub(crate) fn note(
         &mut self,
         thread: u32,
         page: PageNumber,
         now_us: u64,
+        table: bool,
         fighting: bool,
         dear: bool,
     ) -> Sight {
@@ -73,6 +81,7 @@ impl Sieges {
             at_us: now_us,
             returns: 0,
             alone: 0,
+            table,
         };
         if let Some(at) = visits.iter().position(|visit| visit.page == page) {
             let old = visits.remove(at);
@@ -99,6 +108,22 @@ impl Sieges {
             Sight::Quiet
         }
     }
+
+    /// The other tables that `thread` keeps losing with the one that it asked for last. To find its next instruction it needs
+    /// all of them; asked for one after the other, the first is gone when the last has come. Other pages that bounce are
+    /// used between two faults, and taking two of them at once takes one from somebody who uses it.
+    pub(crate) fn company(&self, thread: u32) -> Company {
+        let visits = self.threads.get(&thread).map_or(&[][..], Vec::as_slice);
+        let Some((last, others)) = visits.split_first().filter(|(last, _)| last.table) else {
+            return Company::default();
+        };
+        let bounces = |visit: &&Visit| {
+            let since = last.at_us.saturating_sub(visit.at_us);
+            visit.table && visit.alone >= ALONE && since < TOGETHER_US
+        };
+        let mut tables = others.iter().take(FEW).filter(bounces);
+        std::array::from_fn(|_| tables.next().map(|visit| visit.page))
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +135,7 @@ mod tests {
         let mut sieges = Sieges::default();
         let mut last = false;
         for visit in 0..pages * rounds {
-            last = sieges.note(7, visit % pages, visit * 100, false, dear) == Sight::Lost;
+            last = sieges.note(7, visit % pages, visit * 100, false, false, dear) == Sight::Lost;
         }
         last
     }
@@ -138,7 +163,7 @@ mod tests {
         let mut now = 0;
         let mut ask = |page, fighting| {
             now += 100;
-            sieges.note(7, page, now, fighting, false)
+            sieges.note(7, page, now, false, fighting, false)
         };
         for _ in 0..10 {
             for page in 0..=FEW as u64 {
@@ -168,20 +193,50 @@ mod tests {
         assert_eq!(ask(0, true), Sight::Lost);
     }
 
+    /// What keeps page 0 company when a thread asks for these pages in turn, each so long after the last one.
+    fn company_of_0(pages: &[(PageNumber, bool)], apart_us: u64) -> Vec<PageNumber> {
+        let mut sieges = Sieges::default();
+        let rounds = (0..10).flat_map(|_| pages).chain(&pages[..1]);
+        for ((page, table), time) in rounds.zip(1..) {
+            sieges.note(7, *page, time * apart_us, *table, false, false);
+        }
+        sieges.company(7).into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn tables_that_bounce_keep_each_other_company() {
+        assert_eq!(company_of_0(&[(0, true), (1, true)], 1000), [1]);
+        assert_eq!(
+            company_of_0(&[(0, true), (1, true), (2, true)], 1000),
+            [2, 1]
+        );
+        assert_eq!(company_of_0(&[(0, true)], 1000), []);
+        assert_eq!(Sieges::default().company(7), Company::default());
+    }
+
+    #[test]
+    fn what_is_no_table_or_was_needed_at_another_time_keeps_none_company() {
+        assert_eq!(company_of_0(&[(0, true), (1, false), (2, true)], 1000), [2]);
+        assert_eq!(company_of_0(&[(0, false), (1, true)], 1000), []);
+        assert_eq!(company_of_0(&[(0, true), (1, true)], TOGETHER_US), []);
+        let set: Vec<_> = (0..MANY as u64).map(|page| (page, true)).collect();
+        assert_eq!(company_of_0(&set, 1000), [], "a set waits for a turn");
+    }
+
     #[test]
     fn what_runs_through_memory_is_none() {
         let mut sieges = Sieges::default();
-        assert!(
-            (0..10_000).all(|page| sieges.note(7, page, page * 50, true, false) == Sight::Quiet)
-        );
+        assert!((0..10_000)
+            .all(|page| sieges.note(7, page, page * 50, false, true, false) == Sight::Quiet));
     }
 
     #[test]
     fn late_returns_do_not_count() {
         let mut sieges = Sieges::default();
         for round in 0..10 {
-            let quiet =
-                |page| sieges.note(7, page, round * 2 * RECENT_US, false, false) == Sight::Quiet;
+            let quiet = |page| {
+                sieges.note(7, page, round * 2 * RECENT_US, false, false, false) == Sight::Quiet
+            };
             assert!((0..10).all(quiet));
         }
     }
