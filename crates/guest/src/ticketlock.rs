@@ -12,6 +12,10 @@ use std::time::Instant;
 /// Words that every critical section increments together.
 const WORDS: usize = 8;
 
+/// A thread that had the lock so often in a row lets another one have it: on nodes whose lock's page stays for a while, one
+/// thread could do nearly all its rounds while nobody else ever waits for the lock.
+const IN_A_ROW: u64 = 64;
+
 /// What one thread saw inside the lock.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -46,6 +50,12 @@ pub fn verdict(seen: &[Seen], words: &[u64], acquisitions: u64) -> Vec<String> {
     failures
 }
 
+/// Whether a thread waits before its next round. It has done `rounds`, `in_a_row` of them one after the other, and the last of
+/// the `released` rounds of all; the others do `of_others` until they meet, and then wait for it.
+fn lets_another_in(in_a_row: u64, rounds: u64, released: u64, of_others: u64) -> bool {
+    in_a_row >= IN_A_ROW && released - rounds < of_others
+}
+
 /// `rounds` acquisitions in all, shared evenly between the threads.
 pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     team::enter_stage("ticketlock", cpus.len());
@@ -54,19 +64,28 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     let word = |i: usize| pages.u64(PAGE + i * 72);
     let (inside, last_owner) = (pages.u64(PAGE + 1024), pages.u64(PAGE + 1032));
     let each = rounds.div_ceil(cpus.len() as u64);
+    let (every, others) = (team::together_every(each), cpus.len() as u64 - 1);
     let begin = Instant::now();
     let seen = apart::run(cpus, |member| {
         let me = member.tid as u64 + 1;
         let mut seen = Seen::default();
+        let (mut in_a_row, mut released) = (0, 0);
         for round in 0..each {
-            if round % team::together_every(each) == 0 {
+            if round % every == 0 {
                 member.start_together();
+            }
+            let until = each.min(round - round % every + every);
+            if lets_another_in(in_a_row, round, released, others * until) {
+                // Only whoever released the lock last waits here, so somebody else comes.
+                member.spin_until(|| serving.load(Acquire) != released);
             }
             let ticket = next.fetch_add(1, SeqCst);
             member.spin_until(|| serving.load(Acquire) == ticket);
             seen.intruders += u64::from(inside.load(Relaxed) != 0);
             inside.store(me, Relaxed);
-            seen.handoffs += u64::from(last_owner.load(Relaxed) != me);
+            let handed_over = last_owner.load(Relaxed) != me;
+            seen.handoffs += u64::from(handed_over);
+            in_a_row = if handed_over { 1 } else { in_a_row + 1 };
             last_owner.store(me, Relaxed);
             // Where CPUs take turns on one thread (a lab machine), a whole run of rounds would fit into one turn, and
             // nobody would ever wait for the lock. A pause inside of it hands the turn over.
@@ -81,7 +100,8 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
             }
             seen.intruders += u64::from(inside.load(Relaxed) != me);
             inside.store(0, Relaxed);
-            serving.store(ticket + 1, Release);
+            released = ticket + 1;
+            serving.store(released, Release);
             member.progress(round + 1);
         }
         seen
@@ -124,5 +144,14 @@ mod tests {
         let cpus = crate::sys::allowed_cpus().expect("affinity");
         let report = run(&cpus, 2000).expect("run");
         assert!(report.ok(), "{}", report.text());
+    }
+    #[test]
+    fn who_had_the_lock_for_long_waits_for_those_who_still_come() {
+        // Both threads have 100 rounds to do until they meet, and this one has just done its 70th.
+        let waits =
+            |in_a_row, of_the_other: u64| lets_another_in(in_a_row, 70, 70 + of_the_other, 100);
+        assert!(waits(IN_A_ROW, 0) && waits(IN_A_ROW + 1, 99));
+        assert!(!waits(IN_A_ROW - 1, 0), "not yet");
+        assert!(!waits(IN_A_ROW, 100), "the other one waits at the meeting");
     }
 }
