@@ -59,8 +59,9 @@ pub(crate) struct Sieges {
 }
 
 impl Sieges {
-    /// `thread` has to ask for `page`. `table`: it lacks it and writes, which is how nested paging walks every table. `fighting`: turns are being taken already, so that one return is enough. `dear`:
-    /// fetching a page takes longer than a granted one stays, so that even two pages never come together by themselves.
+    /// `thread` has to ask for `page`. `table`: it lacks it and writes, which is how nested paging walks every table.
+    /// `fighting`: turns are being taken already, so that one return is enough. `dear`: fetching a page takes longer than a
+    /// granted one stays, so that even two pages never come together by themselves.
     pub(crate) fn note(
         &mut self,
         thread: u32,
