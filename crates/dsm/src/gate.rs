@@ -3,7 +3,7 @@
 
 use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::frames::Frame;
-use crate::segment::{PageRecord, SegmentTable, CHUNK_PAGES};
+use crate::segment::{PageRecord, SegmentTable};
 use crate::siege::{Company, Sieges, Sight};
 use crate::turns::{Effects, Turns, Word};
 use crate::{Activity, Look, LookAtThreads};
@@ -158,7 +158,12 @@ impl Core {
             let sieges = self.gate.sieges.lock();
             let mut sieges = sieges.unwrap_or_else(PoisonError::into_inner);
             let sight = sieges.note(thread, page, now, table, fighting, dear);
-            (sight, sieges.company(thread))
+            // In a fight the tables come with the turn.
+            let company = match sight {
+                Sight::Alone if !fighting => sieges.company(thread),
+                _ => nobody,
+            };
+            (sight, company)
         };
         let mut turns = self.turns();
         match sight {
@@ -167,8 +172,7 @@ impl Core {
             Sight::Quiet => return Some((access, nobody)),
             Sight::Alone => {
                 turns.forget(page);
-                // In a fight the tables come with the turn.
-                return Some((access, if fighting { nobody } else { company }));
+                return Some((access, company));
             }
         }
         // Others write it: so will this node, and reading first would cost another round.
@@ -200,8 +204,7 @@ impl Core {
             let Some((segment, offset)) = table.find_page(page) else {
                 continue; // given up since
             };
-            let (mut chunk, _) = self.lock_watched(segment, offset)?;
-            let index = offset as usize % CHUNK_PAGES;
+            let (mut chunk, index) = self.lock_watched(segment, offset)?;
             let node = chunk.pages[index].node;
             if node.pending.is_none() && node.state == NodeState::Invalid && self.room.has_room(1) {
                 self.stats.prefetched.add(1);
@@ -285,8 +288,7 @@ impl Core {
             let Some((segment, offset)) = table.find_page(page) else {
                 continue; // given up since
             };
-            let (mut chunk, _) = self.lock_watched(segment, offset)?;
-            let index = offset as usize % CHUNK_PAGES;
+            let (mut chunk, index) = self.lock_watched(segment, offset)?;
             let node = chunk.pages[index].node;
             if node.pending.is_none() && node.state == NodeState::Invalid {
                 if !self.room.has_room(1) {

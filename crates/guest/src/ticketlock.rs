@@ -69,13 +69,13 @@ pub fn run(cpus: &[usize], rounds: u64) -> Result<Report> {
     let seen = apart::run(cpus, |member| {
         let me = member.tid as u64 + 1;
         let mut seen = Seen::default();
-        let (mut in_a_row, mut released) = (0, 0);
+        let (mut in_a_row, mut released, mut of_others) = (0, 0, 0);
         for round in 0..each {
             if round % every == 0 {
                 member.start_together();
+                of_others = others * each.min(round + every);
             }
-            let until = each.min(round - round % every + every);
-            if lets_another_in(in_a_row, round, released, others * until) {
+            if lets_another_in(in_a_row, round, released, of_others) {
                 // Only whoever released the lock last waits here, so somebody else comes.
                 member.spin_until(|| serving.load(Acquire) != released);
             }
@@ -145,6 +145,7 @@ mod tests {
         let report = run(&cpus, 2000).expect("run");
         assert!(report.ok(), "{}", report.text());
     }
+
     #[test]
     fn who_had_the_lock_for_long_waits_for_those_who_still_come() {
         // Both threads have 100 rounds to do until they meet, and this one has just done its 70th.
