@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,8 +21,8 @@ from leviathan.bench import soak
 from leviathan.bench.kills import Kills
 from leviathan.bench.nodes import BenchNode, even
 from leviathan.bench.pauses import Pauses
-from leviathan.bench.soak import Options, judge
-from leviathan.bench.watch import FLUSH_THREAD, OWN_TOLERANCE, Sample, grown, sample
+from leviathan.bench.soak import Options, judge, settled
+from leviathan.bench.watch import FEWEST, FLUSH_THREAD, OWN_TOLERANCE, WORK_THREAD, Growth, Sample, grown, sample
 from leviathan.cli.app import app
 from leviathan.launch.programs import bin_dir
 from leviathan.vm.progress import Progress
@@ -83,16 +84,44 @@ def seen(**changes: Any) -> Sample:
     return Sample(threads, **(usual | changes))
 
 
+CEILINGS = {FLUSH_THREAD: 3, WORK_THREAD: 2}
+
+
 def test_growth_is_found_by_name() -> None:
-    assert grown([seen()], [seen(), seen(own=(1 << 20) + OWN_TOLERANCE)], 3) == []
-    assert grown([seen()], [seen(threads={FLUSH_THREAD: 3})], 3) == []
-    assert grown([seen()], [seen(threads={FLUSH_THREAD: 4})], 3) == ["threads lev-flush: 3 -> 4"]
-    assert grown([seen()], [seen(threads={"lev-hold": 2})], 3) == ["threads lev-hold: 1 -> 2"]
-    assert grown([seen()], [seen(), seen(descriptors=10)], 3) == []  # a file that was open for a moment
+    assert grown([seen()], [seen(), seen(own=(1 << 20) + OWN_TOLERANCE)], CEILINGS) == []
+    assert grown([seen()], [seen(threads={FLUSH_THREAD: 3})], CEILINGS) == []
+    assert grown([seen()], [seen(threads={FLUSH_THREAD: 4})], CEILINGS) == ["threads lev-flush: 3 -> 4"]
+    leaked = [seen(threads={"lev-hold": 2}), seen(threads={"lev-hold": 3})]
+    assert grown([seen()], leaked, CEILINGS) == ["threads lev-hold: 1 -> 2"]
     leaked = [seen(descriptors=10), seen(descriptors=10)]
-    assert grown([seen(), seen(descriptors=10)], leaked, 3) == ["descriptors: 9 -> 10"]
-    (found,) = grown([seen()], [seen(own=(2 << 20) + OWN_TOLERANCE)], 3)
+    assert grown([seen(), seen(descriptors=10)], leaked, CEILINGS) == ["descriptors: 9 -> 10"]
+    (found,) = grown([seen()], [seen(own=(2 << 20) + OWN_TOLERANCE)], CEILINGS)
     assert found.startswith("memory outside of the region")
+
+
+def test_what_comes_and_goes_is_no_growth() -> None:
+    # A sample between two rounds has no thread that works; one in a round has them all.
+    assert grown([seen()], [seen(threads={WORK_THREAD: 2})], CEILINGS) == []
+    assert grown([seen()], [seen(), seen(threads={WORK_THREAD: 3})], CEILINGS) == ["threads work: 2 -> 3"]
+    # A new thread has the name of its parent for a moment, and files in /proc are open for a moment.
+    assert grown([seen()], [seen(), seen(threads={"main": 2})], CEILINGS) == []
+    assert grown([seen()], [seen(), seen(descriptors=10)], CEILINGS) == []
+
+
+def test_growth_needs_several_samples() -> None:
+    growth = Growth()
+    for number in range(4 * FEWEST):
+        assert growth.found(CEILINGS) == []
+        growth.add(seen(descriptors=9 + number))
+    assert growth.found(CEILINGS) == [f"descriptors: {9 + FEWEST} -> {9 + 3 * FEWEST}"]
+
+
+def test_a_process_settles_when_its_threads_have_ended() -> None:
+    before = sample(os.getpid())
+    thread = threading.Timer(0.4, lambda: None)
+    thread.start()
+    assert settled(os.getpid(), before, 0.0).threads.total() > before.threads.total()
+    assert settled(os.getpid(), before).threads.total() <= before.threads.total()
 
 
 def test_a_sample_counts_what_is_resident_in_a_region() -> None:

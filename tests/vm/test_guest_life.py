@@ -32,8 +32,8 @@ def test_machines_of_every_shape(tmp_path: Path, nodes: int, cpus: int, memory: 
     seen = max(nodes, 1)
     demo, litmus, smc, seconds = "200", "5000", "2000", 500
     if "--lab-machines" in more:
-        # A page takes milliseconds from one lab machine to the other, and threads fight for page tables, too. Both machines
-        # want a CPU of the host: beside other work everything takes twice as long.
+        # A page takes milliseconds from one lab machine to the other, and threads fight for page tables, too. Both
+        # machines want a CPU of the host: beside other work everything takes twice as long.
         demo, litmus, smc, seconds = "10", "100 --processes", "200 --processes", 1000
     command = (
         "nproc; cat /proc/interrupts; "

@@ -19,7 +19,7 @@ from typing import Any
 
 from leviathan.bench.nodes import PAGE, BenchNode, answers, describe, even
 from leviathan.bench.pauses import Pauses
-from leviathan.bench.watch import Growth, Sample, grown, sample
+from leviathan.bench.watch import FLUSH_THREAD, WORK_THREAD, Growth, Sample, grown, sample
 from leviathan.errors import LeviathanError
 from leviathan.vm.progress import Progress
 
@@ -36,7 +36,9 @@ ROUND = 15.0
 SHORTEST = 2.0
 STALL = 60
 """Seconds after which a thread that gets nowhere hangs."""
-SAMPLE_EVERY = 1.0
+SAMPLE_EVERY = 0.5
+SETTLE = 10.0
+"""Seconds within which threads that have been told to end must have done so."""
 LIMIT = 300.0
 """Seconds within which an answer must be there, beside the work itself."""
 
@@ -94,7 +96,7 @@ class Soak:
         self.failures: list[str] = []
         self.epochs: list[Epoch] = []
         self.idle: list[list[Sample]] = []
-        """By node: after each epoch, in no region."""
+        """By node: before the first epoch and after each, in no region."""
         self.peak = [0] * options.nodes
         """Most resident bytes of each process."""
         self.pauses: list[tuple[int, float]] = []
@@ -108,7 +110,9 @@ class Soak:
             logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(options.nodes)]
             nodes = [stack.enter_context(BenchNode(f"node{number}", log)) for number, log in enumerate(logs)]
             pauses = stack.enter_context(Pauses(nodes, self.dice, on=options.pauses))
-            self.idle = [[] for _ in nodes]
+            for node in nodes:
+                node.ask("census")  # it has started
+            self.idle = [[sample(node.pid)] for node in nodes]
             try:
                 while (left := end - time.monotonic()) > 0 and not self.failures:
                     epochs = max(round(left / options.epoch), 1)
@@ -195,15 +199,14 @@ class Soak:
         epoch.region_peak = watcher.peak
         for number, node in enumerate(nodes):
             self.failures += [f"{node.name} held {words}" for words in self._over_limit(epoch, number)]
-            found = watcher.growth[number].found(len(nodes) - 1)
+            found = watcher.growth[number].found({FLUSH_THREAD: len(nodes) - 1, WORK_THREAD: self.options.threads})
             self.failures += [f"{node.name} grew within an epoch: {what}" for what in found]
         for node in nodes:
             node.tell("leave")
         answers(nodes, pauses.step, LIMIT)
         pauses.__exit__()
-        time.sleep(0.3)  # threads that have been told to end do so
         for number, node in enumerate(nodes):
-            seen = sample(node.pid)
+            seen = settled(node.pid, self.idle[number][0])
             self.idle[number].append(seen)
             self.peak[number] = seen.peak
 
@@ -216,10 +219,10 @@ class Soak:
                 yield f"{peak} bytes as {who} counts; its limit is {limit}, and a sixteenth for what is on its way"
 
     def _compare_idle(self) -> None:
-        """Between two regions a process must be what it was after the first one."""
+        """Between two regions a process must be what it was before the first one."""
         for number, samples in enumerate(self.idle):
             if len(samples) > 1:
-                found = grown(samples[:1], samples[-1:], 0)
+                found = grown(samples[:1], samples[-1:], {})
                 self.failures += [f"node{number} grew from the first epoch to the last: {what}" for what in found]
 
 
@@ -246,6 +249,14 @@ class _Watcher:
                 continue  # it has ended, which its answer will tell
             self.growth[number].add(seen)
             self.peak[number] = max(self.peak[number], seen.region)
+
+
+def settled(pid: int, before: Sample, seconds: float = SETTLE) -> Sample:
+    """What a process is once it has nothing more than it had ``before``, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while grown((before,), (seen := sample(pid),), {}) and time.monotonic() < end:
+        time.sleep(0.05)
+    return seen
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,11 @@ __all__ = ["Growth", "Sample", "sample"]
 KIB = 1024
 FLUSH_THREAD = "lev-flush"
 """Started when a peer is slow for the first time, at most one a peer: they may come late, and are no growth."""
+WORK_THREAD = "work"
+"""Does the measurement's own work. It comes and goes with each round, and is no growth up to the number asked for."""
+FEWEST = 3
+"""Samples in a quarter of those of :class:`Growth`. One alone may have caught a thread at its birth, when it still has
+the name of its parent, or a file that was open for a moment."""
 OWN_TOLERANCE = 8 << 20
 """Bytes by which a process's own memory may grow: queues for a peer that was slow are kept."""
 
@@ -83,22 +88,28 @@ class Growth:
         """One more."""
         self.samples.append(seen)
 
-    def found(self, peers: int) -> list[str]:
-        """What grew between the second and the last quarter, in words; ``peers``: other nodes."""
+    def found(self, ceilings: Mapping[str, int]) -> list[str]:
+        """What grew between the second and the last quarter, in words, as :func:`grown`; nothing of too few samples."""
         quarter = len(self.samples) // 4
-        if quarter == 0:
+        if quarter < FEWEST:
             return []
-        return grown(self.samples[quarter : 2 * quarter], self.samples[-quarter:], peers)
+        return grown(self.samples[quarter : 2 * quarter], self.samples[-quarter:], ceilings)
 
 
-def grown(before: Sequence[Sample], after: Sequence[Sample], peers: int) -> list[str]:
-    """What is more in ``after`` than it was in ``before``."""
+def grown(before: Sequence[Sample], after: Sequence[Sample], ceilings: Mapping[str, int]) -> list[str]:
+    """What is more in ``after`` than it was in ``before``.
+
+    ``ceilings``: how many threads of a name there may be, for those that come and go.
+    """
     found = []
     for name in sorted({name for seen in after for name in seen.threads}):
-        most = max(seen.threads[name] for seen in after)
-        allowed = peers if name == FLUSH_THREAD else max(seen.threads[name] for seen in before)
-        if most > allowed:
-            found.append(f"threads {name}: {allowed} -> {most}")
+        counts = [seen.threads[name] for seen in after]
+        if name in ceilings:
+            allowed, number = ceilings[name], max(counts)
+        else:  # what leaks is there in every sample
+            allowed, number = max(seen.threads[name] for seen in before), min(counts)
+        if number > allowed:
+            found.append(f"threads {name}: {allowed} -> {number}")
     # The engine opens files in /proc (pagemap, maps) for a moment. What leaks is open in every sample.
     least, allowed = (min(seen.descriptors for seen in part) for part in (after, before))
     if least > allowed:
