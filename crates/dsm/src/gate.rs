@@ -4,7 +4,7 @@
 use crate::core::{Core, Event, Failure, Scratch, PAGE};
 use crate::frames::Frame;
 use crate::segment::{PageRecord, SegmentTable};
-use crate::siege::{Company, Sieges, Sight};
+use crate::siege::{Company, Fault, Sieges, Sight};
 use crate::turns::{Effects, Turns, Word};
 use crate::{Activity, Look, LookAtThreads};
 use lev_coherence::{Access, NodeState};
@@ -152,12 +152,18 @@ impl Core {
         let now = self.micros();
         self.gate.missed_us.store(now, Relaxed);
         let fighting = self.is_fighting();
-        let table = access == Access::Write && state == NodeState::Invalid;
-        let dear = self.fetching_is_dear();
+        let fault = Fault {
+            thread,
+            page,
+            at_us: now,
+            table: access == Access::Write && state == NodeState::Invalid,
+            fighting,
+            dear: self.fetching_is_dear(),
+        };
         let (sight, company) = {
             let sieges = self.gate.sieges.lock();
             let mut sieges = sieges.unwrap_or_else(PoisonError::into_inner);
-            let sight = sieges.note(thread, page, now, table, fighting, dear);
+            let sight = sieges.note(fault);
             // In a fight the tables come with the turn.
             let company = match sight {
                 Sight::Alone if !fighting => sieges.company(thread),

@@ -58,31 +58,39 @@ pub(crate) struct Sieges {
     threads: HashMap<u32, Vec<Visit>>,
 }
 
+/// A thread has to ask for a page.
+#[derive(Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) thread: u32,
+    pub(crate) page: PageNumber,
+    pub(crate) at_us: u64,
+    /// It lacks the page and writes, which is how nested paging walks every table.
+    pub(crate) table: bool,
+    /// Turns are being taken already, so that one return is enough.
+    pub(crate) fighting: bool,
+    /// Fetching a page takes longer than a granted one stays, so that even two pages never come together by themselves.
+    pub(crate) dear: bool,
+}
+
 impl Sieges {
-    /// `thread` has to ask for `page`. `table`: it lacks it and writes, which is how nested paging walks every table.
-    /// `fighting`: turns are being taken already, so that one return is enough. `dear`: fetching a page takes longer than a
-    /// granted one stays, so that even two pages never come together by themselves.
-    pub(crate) fn note(
-        &mut self,
-        thread: u32,
-        page: PageNumber,
-        now_us: u64,
-        table: bool,
-        fighting: bool,
-        dear: bool,
-    ) -> Sight {
-        let (few, many) = if dear { (0, MANY_IF_DEAR) } else { (FEW, MANY) };
+    pub(crate) fn note(&mut self, fault: Fault) -> Sight {
+        let Fault { page, at_us, .. } = fault;
+        let (few, many) = if fault.dear {
+            (0, MANY_IF_DEAR)
+        } else {
+            (FEW, MANY)
+        };
         if self.threads.len() >= THREADS {
             self.threads.clear();
         }
-        let visits = self.threads.entry(thread).or_default();
-        let recent = |visit: &Visit| now_us.saturating_sub(visit.at_us) < RECENT_US;
+        let visits = self.threads.entry(fault.thread).or_default();
+        let recent = |visit: &Visit| at_us.saturating_sub(visit.at_us) < RECENT_US;
         let mut visit = Visit {
             page,
-            at_us: now_us,
+            at_us,
             returns: 0,
             alone: 0,
-            table,
+            table: fault.table,
         };
         if let Some(at) = visits.iter().position(|visit| visit.page == page) {
             let old = visits.remove(at);
@@ -103,7 +111,7 @@ impl Sieges {
         }
         let lost = |visit: &&Visit| visit.returns >= AGAIN && recent(visit);
         let besieged = || returns >= AGAIN && visits.iter().filter(lost).count() >= many;
-        if (fighting && returns > 0) || besieged() {
+        if (fault.fighting && returns > 0) || besieged() {
             Sight::Lost
         } else {
             Sight::Quiet
@@ -131,12 +139,25 @@ impl Sieges {
 mod tests {
     use super::*;
 
+    /// Of the one thread that these tests have.
+    fn fault(page: PageNumber, at_us: u64) -> Fault {
+        Fault {
+            thread: 7,
+            page,
+            at_us,
+            table: false,
+            fighting: false,
+            dear: false,
+        }
+    }
+
     /// What comes out when a thread asks for so many pages in turn, so often.
     fn in_turn(pages: u64, rounds: u64, dear: bool) -> bool {
         let mut sieges = Sieges::default();
         let mut last = false;
         for visit in 0..pages * rounds {
-            last = sieges.note(7, visit % pages, visit * 100, false, false, dear) == Sight::Lost;
+            let fault = fault(visit % pages, visit * 100);
+            last = sieges.note(Fault { dear, ..fault }) == Sight::Lost;
         }
         last
     }
@@ -164,7 +185,8 @@ mod tests {
         let mut now = 0;
         let mut ask = |page, fighting| {
             now += 100;
-            sieges.note(7, page, now, false, fighting, false)
+            let fault = fault(page, now);
+            sieges.note(Fault { fighting, ..fault })
         };
         for _ in 0..10 {
             for page in 0..=FEW as u64 {
@@ -198,8 +220,9 @@ mod tests {
     fn company_of_0(pages: &[(PageNumber, bool)], apart_us: u64) -> Vec<PageNumber> {
         let mut sieges = Sieges::default();
         let rounds = (0..10).flat_map(|_| pages).chain(&pages[..1]);
-        for ((page, table), time) in rounds.zip(1..) {
-            sieges.note(7, *page, time * apart_us, *table, false, false);
+        for (&(page, table), time) in rounds.zip(1..) {
+            let fault = fault(page, time * apart_us);
+            sieges.note(Fault { table, ..fault });
         }
         sieges.company(7).into_iter().flatten().collect()
     }
@@ -227,17 +250,18 @@ mod tests {
     #[test]
     fn what_runs_through_memory_is_none() {
         let mut sieges = Sieges::default();
-        assert!((0..10_000)
-            .all(|page| sieges.note(7, page, page * 50, false, true, false) == Sight::Quiet));
+        let fault = |page| Fault {
+            fighting: true,
+            ..fault(page, page * 50)
+        };
+        assert!((0..10_000).all(|page| sieges.note(fault(page)) == Sight::Quiet));
     }
 
     #[test]
     fn late_returns_do_not_count() {
         let mut sieges = Sieges::default();
         for round in 0..10 {
-            let quiet = |page| {
-                sieges.note(7, page, round * 2 * RECENT_US, false, false, false) == Sight::Quiet
-            };
+            let quiet = |page| sieges.note(fault(page, round * 2 * RECENT_US)) == Sight::Quiet;
             assert!((0..10).all(quiet));
         }
     }
