@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
@@ -133,6 +134,19 @@ def test_a_sample_counts_what_is_resident_in_a_region() -> None:
     assert all_of_it.region >= 1 << 19
     assert abs(all_of_it.region - none.own) < 4 << 20
     assert none.threads.total() >= 1
+
+
+def test_a_region_is_what_a_process_has_more_than_outside() -> None:
+    length = 64 << 20
+    with mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        before = sample(os.getpid(), base, length)
+        memory[: length // 2] = b"1" * (length // 2)
+        after = sample(os.getpid(), base, length)
+        without = sample(os.getpid())
+    assert before.region < 2 << 20
+    assert abs(after.region - length // 2) < 2 << 20
+    assert abs(without.own - after.own - length // 2) < 2 << 20
 
 
 def test_limits_are_together_just_more_than_the_region() -> None:

@@ -271,6 +271,7 @@ def test_a_worker_that_dies_is_named_even_if_the_head_says_nothing(rig: Rig) -> 
 
 def test_the_head_knows_better_why_a_worker_died(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(life_module, "BLAME_SECONDS", PATIENCE)
+
     def dies(host: FakeHost, process: FakeProcess) -> None:
         worker(host, process)
         time.sleep(0.2)

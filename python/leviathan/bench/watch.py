@@ -32,7 +32,7 @@ class Sample:
     """By name."""
     descriptors: int
     region: int
-    """Resident bytes of its own (not of the pool) within the region."""
+    """Resident bytes of its own (not of the pool) within the region, give or take what the kernel batches (pages)."""
     own: int
     """Resident anonymous bytes outside of the region."""
     peak: int
@@ -40,7 +40,12 @@ class Sample:
 
 
 def sample(pid: int, base: int = 0, length: int = 0) -> Sample:
-    """Looks at a process whose region lies at ``base``. Raises ``OSError`` if it has gone."""
+    """Looks at a process whose region lies at ``base``. Raises ``OSError`` if it has gone.
+
+    Mappings are read one after the other, while pages come and go by thousands a second: those of the region are not
+    added up, or one that goes would be counted before and another that comes in its place after. The region is what the
+    kernel's one counter has more than the other mappings, in which little moves.
+    """
     folder = Path(f"/proc/{pid}")
     threads = Counter(_names(folder))
     descriptors = sum(1 for _ in (folder / "fd").iterdir())
@@ -49,9 +54,9 @@ def sample(pid: int, base: int = 0, length: int = 0) -> Sample:
     )
     if "RssAnon" not in status:
         raise ProcessLookupError(f"process {pid} has ended")
-    anonymous = _kib(status["RssAnon"])
-    region = _resident((folder / "smaps").read_text(encoding="utf-8", errors="replace"), base, base + length)
-    return Sample(threads, descriptors, region, max(anonymous - region, 0), _kib(status["VmHWM"]))
+    own = _outside((folder / "smaps").read_text(encoding="utf-8", errors="replace"), base, base + length)
+    region = max(_kib(status["RssAnon"]) - own, 0) if length else 0
+    return Sample(threads, descriptors, region, own, _kib(status["VmHWM"]))
 
 
 def _names(folder: Path) -> Iterator[str]:
@@ -66,14 +71,14 @@ def _kib(text: str) -> int:
     return int(text.split()[0]) * KIB
 
 
-def _resident(smaps: str, start: int, end: int) -> int:
-    """Resident anonymous bytes of the mappings in ``[start, end)``; ``smaps``: the text of that file in /proc."""
-    total, inside = 0, False
+def _outside(smaps: str, start: int, end: int) -> int:
+    """Resident anonymous bytes of the mappings not in ``[start, end)``; ``smaps``: the text of that file in /proc."""
+    total, outside = 0, False
     for line in smaps.splitlines():
         if (mapping := _VMA.fullmatch(line)) is not None:
             first, last = int(mapping[1], 16), int(mapping[2], 16)
-            inside = start <= first and last <= end
-        elif inside and line.startswith("Anonymous:"):
+            outside = not (start <= first and last <= end)
+        elif outside and line.startswith("Anonymous:"):
             total += _kib(line.split(":", 1)[1])
     return total
 
