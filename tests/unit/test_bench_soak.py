@@ -117,6 +117,17 @@ def test_growth_needs_several_samples() -> None:
     assert growth.found(CEILINGS) == [f"descriptors: {9 + FEWEST} -> {9 + 3 * FEWEST}"]
 
 
+def test_a_region_that_was_left_leaves_nothing_behind() -> None:
+    one = soak.Soak(Options(nodes=1), Progress())
+    # The first region's memory is kept for the next ones.
+    one.idle = [[seen(), seen(own=20 << 20), seen(own=21 << 20)]]
+    one._compare_idle()
+    assert one.failures == []
+    one.idle = [[seen(), seen(descriptors=10), seen(descriptors=10)]]
+    one._compare_idle()
+    assert one.failures == ["node0 grew from the first epoch to the last: descriptors: 9 -> 10"]
+
+
 def test_a_process_settles_when_its_threads_have_ended() -> None:
     before = sample(os.getpid())
     thread = threading.Timer(0.4, lambda: None)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leviathan.bench.nodes import PAGE, BenchNode, answers, describe, even
@@ -219,10 +219,11 @@ class Soak:
                 yield f"{peak} bytes as {who} counts; its limit is {limit}, and a sixteenth for what is on its way"
 
     def _compare_idle(self) -> None:
-        """Between two regions a process must be what it was before the first one."""
+        """Between two regions a process must have no more than before the first one; memory: than after it."""
         for number, samples in enumerate(self.idle):
             if len(samples) > 1:
-                found = grown(samples[:1], samples[-1:], {})
+                before = replace(samples[0], own=samples[1].own)
+                found = grown((before,), samples[-1:], {})
                 self.failures += [f"node{number} grew from the first epoch to the last: {what}" for what in found]
 
 
@@ -252,11 +253,14 @@ class _Watcher:
 
 
 def settled(pid: int, before: Sample, seconds: float = SETTLE) -> Sample:
-    """What a process is once it has nothing more than it had ``before``, or after so many seconds."""
+    """What a process is once it has no more threads and descriptors than ``before``, or after so many seconds."""
     end = time.monotonic() + seconds
-    while grown((before,), (seen := sample(pid),), {}) and time.monotonic() < end:
+    while True:
+        seen = sample(pid)
+        quiet = seen.threads.total() <= before.threads.total() and seen.descriptors <= before.descriptors
+        if quiet or time.monotonic() > end:
+            return seen
         time.sleep(0.05)
-    return seen
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def node_table(soak: Soak) -> Table:
 def growth_table(soak: Soak) -> Table:
     """One row a node: the process in no region, before the first one and after the last."""
     table = Table("in no region", box=None, padding=(0, 2))
-    for title in ("own memory, first", "last", "threads", "descriptors", "peak, all memory"):
+    for title in ("own memory, before", "after", "threads", "descriptors", "peak, all memory"):
         table.add_column(title, justify="right")
     for node, samples in enumerate(soak.idle):
         if samples:
