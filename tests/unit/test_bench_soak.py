@@ -130,9 +130,10 @@ def test_a_region_that_was_left_leaves_nothing_behind() -> None:
 
 def test_a_process_settles_when_its_threads_have_ended() -> None:
     before = sample(os.getpid())
-    thread = threading.Timer(0.4, lambda: None)
-    thread.start()
+    end = threading.Event()
+    threading.Thread(target=end.wait).start()
     assert settled(os.getpid(), before, 0.0).threads.total() > before.threads.total()
+    threading.Timer(0.2, end.set).start()
     assert settled(os.getpid(), before).threads.total() <= before.threads.total()
 
 

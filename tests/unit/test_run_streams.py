@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from leviathan.vm.commands import LOOP, Collector, Request
 from leviathan.vm.console import Escape
 from leviathan.vm.mailbox import Event, Mailbox, json_events
 from leviathan.vm.pipes import Pipes
-from leviathan.vm.progress import Progress
+from leviathan.vm.progress import STILL_SECONDS, Progress
 from leviathan.vm.signals import stop_signals
 
 
@@ -180,15 +181,21 @@ def test_progress_names_steps_and_their_times() -> None:
 
 
 def test_a_long_step_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leviathan.vm.progress.STILL_SECONDS", 0.05)
+    now = 0.0
+    monkeypatch.setattr("leviathan.vm.progress.time", SimpleNamespace(monotonic=lambda: now))
     stream = io.StringIO()
     progress = Progress(stream)
     with progress.step("booting"):
-        time.sleep(0.1)
+        now = STILL_SECONDS - 0.1
         progress.tick()
-        monkeypatch.setattr("leviathan.vm.progress.STILL_SECONDS", 60.0)
+        assert "still booting" not in stream.getvalue()
+        now = STILL_SECONDS + 0.1
         progress.tick()
-    assert stream.getvalue().count("still booting") == 1
+        progress.tick()
+        assert stream.getvalue().count("still booting") == 1
+        now = 2 * STILL_SECONDS + 0.2
+        progress.tick()
+    assert stream.getvalue().count("still booting") == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -73,24 +73,28 @@ pub(crate) struct Fault {
 }
 
 impl Sieges {
+    /// Remembers a fault and says what it looks like.
     pub(crate) fn note(&mut self, fault: Fault) -> Sight {
-        let Fault { page, at_us, .. } = fault;
-        let (few, many) = if fault.dear {
-            (0, MANY_IF_DEAR)
-        } else {
-            (FEW, MANY)
-        };
+        let Fault {
+            thread,
+            page,
+            at_us,
+            table,
+            fighting,
+            dear,
+        } = fault;
+        let (few, many) = if dear { (0, MANY_IF_DEAR) } else { (FEW, MANY) };
         if self.threads.len() >= THREADS {
             self.threads.clear();
         }
-        let visits = self.threads.entry(fault.thread).or_default();
+        let visits = self.threads.entry(thread).or_default();
         let recent = |visit: &Visit| at_us.saturating_sub(visit.at_us) < RECENT_US;
         let mut visit = Visit {
             page,
             at_us,
             returns: 0,
             alone: 0,
-            table: fault.table,
+            table,
         };
         if let Some(at) = visits.iter().position(|visit| visit.page == page) {
             let old = visits.remove(at);
@@ -111,7 +115,7 @@ impl Sieges {
         }
         let lost = |visit: &&Visit| visit.returns >= AGAIN && recent(visit);
         let besieged = || returns >= AGAIN && visits.iter().filter(lost).count() >= many;
-        if (fault.fighting && returns > 0) || besieged() {
+        if (fighting && returns > 0) || besieged() {
             Sight::Lost
         } else {
             Sight::Quiet

@@ -257,8 +257,7 @@ def settled(pid: int, before: Sample, seconds: float = SETTLE) -> Sample:
     end = time.monotonic() + seconds
     while True:
         seen = sample(pid)
-        quiet = seen.threads.total() <= before.threads.total() and seen.descriptors <= before.descriptors
-        if quiet or time.monotonic() > end:
+        if not grown((replace(before, own=seen.own),), (seen,), {}) or time.monotonic() > end:
             return seen
         time.sleep(0.05)
 
