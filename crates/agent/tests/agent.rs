@@ -1,7 +1,7 @@
 //! The agent from outside: the built program, served over a socket pair.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -63,7 +63,11 @@ impl Agent {
                 return frame;
             }
             let mut buffer = [0; 65536];
-            let length = self.socket.read(&mut buffer).expect("nothing came in time");
+            // A read with a limit is not begun again by the system when a signal ends it (signal(7)).
+            let length = match self.socket.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                length => length.expect("nothing came in time"),
+            };
             assert_ne!(length, 0, "the agent closed the channel");
             self.decoder.push(&buffer[..length]);
         }
